@@ -1,0 +1,41 @@
+# weft: the two commands of the README are `sudo make demo` and `sudo make test`.
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+export GO
+export CGO_ENABLED ?= 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X weft/agent/about.Version=$(VERSION)
+
+.PHONY: all build demo test unit e2e lint fuzz bench generate install clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/weft ./cmd/weftd
+
+# Three hosts as network namespaces on this machine, and what weft does between them. KEEP=1 leaves them up.
+demo: build
+	./bin/weft demo $(if $(KEEP),--keep)
+
+# Everything that a change must pass; installs what it needs (Debian packages, Go modules).
+test:
+	./tools/test.sh all
+
+lint unit e2e fuzz:
+	./tools/test.sh $@
+
+# weft beside the raw floor, in one run. JSON=FILE writes the numbers there too.
+bench: build
+	./tools/test.sh deps
+	$(GO) run ./e2e/bench $(if $(JSON),--json $(JSON))
+
+generate:
+	$(GO) generate ./...
+
+PREFIX ?= /usr/local
+install: build
+	install -D -m 0755 bin/weft $(DESTDIR)$(PREFIX)/bin/weft
+	install -D -m 0755 bin/weftd $(DESTDIR)$(PREFIX)/bin/weftd
+	install -D -m 0644 deploy/systemd/weftd.service $(DESTDIR)/etc/systemd/system/weftd.service
+
+clean:
+	rm -rf bin

@@ -1,0 +1,178 @@
+// Package api serves the admin gRPC contract: it converts between proto messages and records, turns errors into status codes, and
+// does nothing else. What the calls mean is the Backend's.
+package api
+
+import (
+	"context"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"weft/agent/registry"
+	"weft/store"
+	"weft/store/record"
+)
+
+// Backend is the agent as this package needs it.
+type Backend interface {
+	NetworkBackend
+	SandboxBackend
+	ClusterBackend
+}
+
+// NetworkBackend is what the Networks service calls.
+type NetworkBackend interface {
+	CreateNetwork(ctx context.Context, r NetworkRequest) (record.NetworkID, []string, error)
+	Networks(ctx context.Context) ([]NetworkView, error)
+	Network(ctx context.Context, ref string) (NetworkView, error)
+	RemoveNetwork(ctx context.Context, ref string) (*record.Network, error)
+	Connect(ctx context.Context, target string, a AttachmentRequest) (record.EndpointID, error)
+	Disconnect(ctx context.Context, network, target string, force bool) error
+}
+
+// SandboxBackend is what the Sandboxes service calls.
+type SandboxBackend interface {
+	CreateSandbox(ctx context.Context, s *record.Sandbox, as []AttachmentRequest) (*record.Sandbox, error)
+	StartSandbox(ctx context.Context, ref string) (*record.Sandbox, error)
+	AttachSandbox(ctx context.Context, r AttachRequest) (Stream, error)
+	Exec(ctx context.Context, r ExecRequest) (Stream, error)
+	StopSandbox(ctx context.Context, ref string, sig syscall.Signal, timeout time.Duration) (*record.Sandbox, error)
+	SignalSandbox(ctx context.Context, ref string, sig syscall.Signal) error
+	WaitSandbox(ctx context.Context, ref string) (Exit, error)
+	RemoveSandbox(ctx context.Context, ref string, force bool) (*record.Sandbox, error)
+	Sandboxes(ctx context.Context) ([]SandboxView, error)
+	Sandbox(ctx context.Context, ref string) (SandboxView, error)
+}
+
+// ClusterBackend is what the Cluster service calls.
+type ClusterBackend interface {
+	Endpoints(ctx context.Context) (views []EndpointView, unknown []string, err error)
+	Hosts(ctx context.Context) ([]HostView, error)
+	About(ctx context.Context) About
+	WaitApplied(ctx context.Context, partition string, rev store.Rev) error
+}
+
+// NetworkRequest is a network create as the user put it.
+type NetworkRequest struct {
+	Spec       registry.NetworkSpec
+	IPv6       bool
+	Ingress    bool
+	ConfigOnly bool
+	ConfigFrom string
+	IPAMDriver string
+	Scope      string
+}
+
+// AttachmentRequest is what a sandbox asks of one network.
+type AttachmentRequest struct {
+	Network    string // reference
+	IP, IP6    string
+	MAC        string
+	Aliases    []string
+	Links      []record.Link
+	DriverOpts map[string]string
+	GwPriority int
+}
+
+// NetworkView is a network with what is known of its endpoints.
+type NetworkView struct {
+	*record.Network
+	Builtin   bool // "host" or "none": no record stands behind it
+	Known     bool // false: this host does not follow the network, and the store is away
+	Endpoints []EndpointView
+	Peers     []HostView
+}
+
+// EndpointView is an endpoint with the names around it.
+type EndpointView struct {
+	*record.Endpoint
+	Network  *record.Network
+	HostName string
+	State    string // running, stopped, lost, unknown
+}
+
+// Pool returns the pool that holds a, or the zero Pool.
+func (v EndpointView) Pool(a netip.Addr) record.Pool {
+	if v.Network != nil {
+		for _, p := range v.Network.Pools {
+			if p.Subnet.Contains(a) {
+				return p
+			}
+		}
+	}
+	return record.Pool{}
+}
+
+// HostView is a host with its state as this host sees it.
+type HostView struct {
+	*record.Host
+	State string // alive, lost, unknown
+	Self  bool
+	Notes []string
+}
+
+// SandboxView is a sandbox with its endpoints, in the order of its attachments. An attachment of a stopped sandbox may have none.
+type SandboxView struct {
+	*record.Sandbox
+	Host      *record.Host
+	NetnsPath string
+	LogPath   string
+	Endpoints []*EndpointView
+	Networks  []*record.Network // of the attachments, nil where it is gone
+}
+
+// About is what the agent tells of itself.
+type About struct {
+	Version      string
+	HostID       record.HostID
+	ClusterID    string
+	Store        string // scheme and endpoints, without secrets
+	StoreErr     error  // nil: it answers
+	StoreBackend string
+}
+
+// AttachRequest asks for a sandbox's streams.
+type AttachRequest struct {
+	Ref   string
+	Stdin bool
+	Start bool // start it once the streams are there, so that no output is missed
+	Size  Size
+}
+
+// ExecRequest asks for one more process in a sandbox.
+type ExecRequest struct {
+	Ref     string
+	Command []string
+	Env     []string
+	User    string
+	Workdir string
+	TTY     bool
+	Stdin   bool
+	Size    Size
+}
+
+// Size is a terminal's, in characters; zero where there is none.
+type Size struct{ Rows, Columns uint16 }
+
+// Exit is how a process ended.
+type Exit struct {
+	Code  int
+	Error string
+}
+
+// Output is one piece of what a process wrote, or, last, its exit.
+type Output struct {
+	Data   []byte
+	Stderr bool
+	Exit   *Exit
+}
+
+// Stream is a process's standard streams. Recv ends with io.EOF after the exit. Close leaves the process alone.
+type Stream interface {
+	Recv() (Output, error)
+	Write(p []byte) (int, error)
+	CloseStdin() error
+	Resize(Size) error
+	Signal(syscall.Signal) error
+	Close() error
+}

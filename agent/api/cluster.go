@@ -1,0 +1,102 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	weftv1 "weft/proto/weft/v1"
+	"weft/store"
+)
+
+// Version of the contract. A change that an older client would misread raises it.
+const Version = "1.0"
+
+type cluster struct {
+	weftv1.UnimplementedClusterServer
+	b ClusterBackend
+}
+
+func (c *cluster) ListEndpoints(ctx context.Context, r *weftv1.ListEndpointsRequest) (*weftv1.ListEndpointsResponse, error) {
+	match, err := endpointFilter(r.Filters)
+	if err != nil {
+		return nil, err
+	}
+	views, unknown, err := c.b.Endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &weftv1.ListEndpointsResponse{UnknownNetworks: unknown}
+	for _, v := range views {
+		if match(v) {
+			out.Endpoints = append(out.Endpoints, endpointProto(v))
+		}
+	}
+	return out, nil
+}
+
+func (c *cluster) ListHosts(ctx context.Context, _ *weftv1.ListHostsRequest) (*weftv1.ListHostsResponse, error) {
+	views, err := c.b.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &weftv1.ListHostsResponse{}
+	for _, v := range views {
+		out.Hosts = append(out.Hosts, hostProto(v))
+	}
+	return out, nil
+}
+
+func (c *cluster) Version(ctx context.Context, _ *weftv1.VersionRequest) (*weftv1.VersionResponse, error) {
+	a := c.b.About(ctx)
+	out := &weftv1.VersionResponse{
+		Version: a.Version, ApiVersion: Version, GoVersion: runtime.Version(), OsArch: runtime.GOOS + "/" + runtime.GOARCH,
+		HostId: string(a.HostID), ClusterId: a.ClusterID, Store: a.Store, StoreReachable: a.StoreErr == nil,
+	}
+	if a.StoreErr != nil {
+		out.StoreError = a.StoreErr.Error()
+	}
+	return out, nil
+}
+
+func (c *cluster) WaitApplied(ctx context.Context, r *weftv1.WaitAppliedRequest) (*weftv1.WaitAppliedResponse, error) {
+	if err := c.b.WaitApplied(ctx, r.Partition, store.Rev(r.Revision)); err != nil {
+		return nil, err
+	}
+	return &weftv1.WaitAppliedResponse{}, nil
+}
+
+func hostProto(v HostView) *weftv1.Host {
+	return &weftv1.Host{
+		Id: string(v.ID), Name: v.Name, Advertise: v.Advertise, Vtep: v.VTEP.String(), Incarnation: v.Incarnation,
+		Version: v.Version, State: v.State, Self: v.Self, Started: timestamppb.New(v.Started), Mtu: int32(v.MTU), Notes: v.Notes,
+	}
+}
+
+func endpointProto(v EndpointView) *weftv1.Endpoint {
+	out := &weftv1.Endpoint{
+		Id: string(v.ID), NetworkId: string(v.Endpoint.Network), HostId: string(v.Host), Host: v.HostName,
+		SandboxId: string(v.Sandbox), Name: v.Name, Hostname: v.Hostname, Aliases: v.Aliases, MacAddress: string(v.MAC),
+		Running: v.Running, State: v.State, Static: v.Static,
+	}
+	if v.Network != nil {
+		out.NetworkName = v.Network.Name
+	}
+	for _, a := range v.Addrs {
+		p := v.Pool(a)
+		bits := a.BitLen()
+		if p.Subnet.IsValid() {
+			bits = p.Subnet.Bits()
+		}
+		out.Addresses = append(out.Addresses, netip.PrefixFrom(a, bits).String())
+		if out.Gateway == "" && p.Gateway.IsValid() {
+			out.Gateway = p.Gateway.String()
+		}
+	}
+	for _, l := range v.Links {
+		out.Links = append(out.Links, &weftv1.Link{Target: l.Target, Alias: l.Alias})
+	}
+	return out
+}

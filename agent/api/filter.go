@@ -1,0 +1,106 @@
+package api
+
+import (
+	"strings"
+
+	weftv1 "weft/proto/weft/v1"
+)
+
+// Filters are Docker's: values of one key are alternatives (labels: all must hold), keys are combined.
+
+func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
+	check := map[string]func(v NetworkView, value string) bool{
+		"id":     func(v NetworkView, s string) bool { return strings.HasPrefix(string(v.ID), s) },
+		"name":   func(v NetworkView, s string) bool { return strings.Contains(v.Name, s) },
+		"driver": func(v NetworkView, s string) bool { return v.Driver == s },
+		"scope":  func(v NetworkView, s string) bool { return v.Scope == s },
+		"type":   func(v NetworkView, s string) bool { return v.Builtin == (s == "builtin") },
+		"label":  func(v NetworkView, s string) bool { return hasLabel(v.Labels, s) },
+		"dangling": func(v NetworkView, s string) bool {
+			return (v.Known && !v.Builtin && len(v.Endpoints) == 0) == (s == "true" || s == "1")
+		},
+	}
+	for _, f := range fs {
+		switch {
+		case check[f.Key] == nil:
+			return nil, Refuse(Invalid, "invalid filter '%s'", f.Key)
+		case f.Key == "type" && f.Value != "builtin" && f.Value != "custom":
+			return nil, Refuse(Invalid, "invalid filter: 'type'='%s': it is builtin or custom", f.Value)
+		case f.Key == "scope" && f.Value != "local" && f.Value != "global" && f.Value != "swarm":
+			return nil, Refuse(Invalid, "invalid filter: 'scope'='%s': it is local or global", f.Value)
+		}
+	}
+	return matcher(fs, check), nil
+}
+
+func endpointFilter(fs []*weftv1.Filter) (func(EndpointView) bool, error) {
+	check := map[string]func(v EndpointView, value string) bool{
+		"id":      func(v EndpointView, s string) bool { return strings.HasPrefix(string(v.ID), s) },
+		"name":    func(v EndpointView, s string) bool { return strings.Contains(v.Name, s) },
+		"sandbox": func(v EndpointView, s string) bool { return strings.HasPrefix(string(v.Sandbox), s) || v.Name == s },
+		"network": func(v EndpointView, s string) bool {
+			return v.Network != nil && v.Network.Name == s || strings.HasPrefix(string(v.Endpoint.Network), s)
+		},
+		"host":  func(v EndpointView, s string) bool { return v.HostName == s || strings.HasPrefix(string(v.Host), s) },
+		"state": func(v EndpointView, s string) bool { return v.State == s },
+	}
+	for _, f := range fs {
+		if check[f.Key] == nil {
+			return nil, Refuse(Invalid, "invalid filter '%s'", f.Key)
+		}
+	}
+	return matcher(fs, check), nil
+}
+
+func sandboxFilter(fs []*weftv1.Filter) (func(SandboxView) bool, error) {
+	check := map[string]func(v SandboxView, value string) bool{
+		"id":     func(v SandboxView, s string) bool { return strings.HasPrefix(string(v.ID), s) },
+		"name":   func(v SandboxView, s string) bool { return strings.Contains(v.Name, s) },
+		"status": func(v SandboxView, s string) bool { return string(v.Status) == s },
+		"label":  func(v SandboxView, s string) bool { return hasLabel(v.Labels, s) },
+		"network": func(v SandboxView, s string) bool {
+			for _, n := range v.Networks {
+				if n != nil && (n.Name == s || strings.HasPrefix(string(n.ID), s)) {
+					return true
+				}
+			}
+			return false
+		},
+	}
+	for _, f := range fs {
+		if check[f.Key] == nil {
+			return nil, Refuse(Invalid, "invalid filter '%s'", f.Key)
+		}
+	}
+	return matcher(fs, check), nil
+}
+
+func matcher[V any](fs []*weftv1.Filter, check map[string]func(V, string) bool) func(V) bool {
+	return func(v V) bool {
+		held := map[string]bool{}
+		for _, f := range fs {
+			ok, seen := check[f.Key](v, f.Value), false
+			if _, seen = held[f.Key]; !seen {
+				held[f.Key] = ok
+				continue
+			}
+			if f.Key == "label" {
+				held[f.Key] = held[f.Key] && ok
+			} else {
+				held[f.Key] = held[f.Key] || ok
+			}
+		}
+		for _, ok := range held {
+			if !ok {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func hasLabel(labels map[string]string, want string) bool {
+	k, v, withValue := strings.Cut(want, "=")
+	have, ok := labels[k]
+	return ok && (!withValue || have == v)
+}

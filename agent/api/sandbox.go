@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	weftv1 "weft/proto/weft/v1"
+	"weft/store/record"
+)
+
+// stopTimeout is how long a stopped process has, when the caller does not say, before it is killed: docker stop's.
+const stopTimeout = 10 * time.Second
+
+type sandboxes struct {
+	weftv1.UnimplementedSandboxesServer
+	b SandboxBackend
+}
+
+func (s *sandboxes) CreateSandbox(ctx context.Context, r *weftv1.CreateSandboxRequest) (*weftv1.CreateSandboxResponse, error) {
+	sb := &record.Sandbox{
+		Name: r.Name, Command: r.Command, Env: r.Env, Hostname: r.Hostname, User: r.User, Workdir: r.Workdir,
+		TTY: r.Tty, Stdin: r.Stdin, Detached: r.Detached, AutoRemove: r.AutoRemove, NetworkMode: r.NetworkMode,
+		DNSSearch: r.DnsSearch, DNSOptions: r.DnsOptions, ExtraHosts: r.ExtraHosts, Labels: r.Labels,
+	}
+	for _, d := range r.Dns {
+		a, err := netip.ParseAddr(d)
+		if err != nil {
+			return nil, Refuse(Invalid, "%s is not an IP address (--dns)", d)
+		}
+		sb.DNS = append(sb.DNS, a)
+	}
+	as := make([]AttachmentRequest, 0, len(r.Attachments))
+	for _, a := range r.Attachments {
+		as = append(as, attachmentRequest(a))
+	}
+	made, err := s.b.CreateSandbox(ctx, sb, as)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.CreateSandboxResponse{Id: string(made.ID), Name: made.Name}, nil
+}
+
+func (s *sandboxes) StartSandbox(ctx context.Context, r *weftv1.StartSandboxRequest) (*weftv1.StartSandboxResponse, error) {
+	sb, err := s.b.StartSandbox(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.StartSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func (s *sandboxes) StopSandbox(ctx context.Context, r *weftv1.StopSandboxRequest) (*weftv1.StopSandboxResponse, error) {
+	sig, timeout := syscall.SIGTERM, stopTimeout
+	if r.Signal != 0 {
+		sig = syscall.Signal(r.Signal)
+	}
+	if r.Timeout != nil {
+		timeout = r.Timeout.AsDuration()
+	}
+	sb, err := s.b.StopSandbox(ctx, r.Ref, sig, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.StopSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func (s *sandboxes) SignalSandbox(ctx context.Context, r *weftv1.SignalSandboxRequest) (*weftv1.SignalSandboxResponse, error) {
+	if err := s.b.SignalSandbox(ctx, r.Ref, syscall.Signal(r.Signal)); err != nil {
+		return nil, err
+	}
+	return &weftv1.SignalSandboxResponse{}, nil
+}
+
+func (s *sandboxes) WaitSandbox(ctx context.Context, r *weftv1.WaitSandboxRequest) (*weftv1.WaitSandboxResponse, error) {
+	e, err := s.b.WaitSandbox(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.WaitSandboxResponse{Exit: exitProto(e)}, nil
+}
+
+func (s *sandboxes) RemoveSandbox(ctx context.Context, r *weftv1.RemoveSandboxRequest) (*weftv1.RemoveSandboxResponse, error) {
+	sb, err := s.b.RemoveSandbox(ctx, r.Ref, r.Force)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.RemoveSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func (s *sandboxes) ListSandboxes(ctx context.Context, r *weftv1.ListSandboxesRequest) (*weftv1.ListSandboxesResponse, error) {
+	match, err := sandboxFilter(r.Filters)
+	if err != nil {
+		return nil, err
+	}
+	views, err := s.b.Sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := r.All
+	for _, f := range r.Filters {
+		all = all || f.Key == "status" // as docker ps: asking for a status means all
+	}
+	out := &weftv1.ListSandboxesResponse{}
+	for _, v := range views {
+		if (all || v.Status == record.SandboxRunning) && match(v) {
+			out.Sandboxes = append(out.Sandboxes, sandboxProto(v))
+		}
+	}
+	return out, nil
+}
+
+func (s *sandboxes) InspectSandbox(ctx context.Context, r *weftv1.InspectSandboxRequest) (*weftv1.InspectSandboxResponse, error) {
+	v, err := s.b.Sandbox(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.InspectSandboxResponse{Sandbox: sandboxProto(v)}, nil
+}
+
+func sandboxProto(v SandboxView) *weftv1.Sandbox {
+	out := &weftv1.Sandbox{
+		Id: string(v.ID), Name: v.Name, Created: timestamppb.New(v.Created), Started: timeProto(v.Started), Finished: timeProto(v.Finished),
+		Status: string(v.Status), Pid: int32(v.PID), Exit: exitProto(Exit{Code: v.ExitCode, Error: v.Error}),
+		Command: v.Command, Hostname: v.Hostname, Env: v.Env, User: v.User, Workdir: v.Workdir, Tty: v.TTY, AutoRemove: v.AutoRemove,
+		NetworkMode: v.NetworkMode, Labels: v.Labels, NetnsPath: v.NetnsPath, LogPath: v.LogPath,
+	}
+	if v.Host != nil {
+		out.HostId, out.Host = string(v.Host.ID), v.Host.Name
+	}
+	for _, a := range v.DNS {
+		out.Dns = append(out.Dns, a.String())
+	}
+	for i, a := range v.Attachments {
+		out.Endpoints = append(out.Endpoints, settingsProto(a, v.Networks[i], v.Endpoints[i]))
+	}
+	return out
+}
+
+func settingsProto(a record.Attachment, n *record.Network, e *EndpointView) *weftv1.EndpointSettings {
+	out := &weftv1.EndpointSettings{Requested: &weftv1.Attachment{
+		Network: string(a.Network), Aliases: a.Aliases, MacAddress: string(a.MAC), GwPriority: int32(a.GwPriority), DriverOptions: a.DriverOpts,
+	}}
+	if a.IP.IsValid() {
+		out.Requested.Ip = a.IP.String()
+	}
+	for _, l := range a.Links {
+		out.Requested.Links = append(out.Requested.Links, &weftv1.Link{Target: l.Target, Alias: l.Alias})
+	}
+	if e != nil {
+		out.Endpoint = endpointProto(*e)
+		if len(e.Addrs) > 0 {
+			p := e.Pool(e.Addrs[0])
+			out.PrefixLen, out.Gateway = int32(p.Subnet.Bits()), out.Endpoint.Gateway
+		}
+	} else if n != nil {
+		out.Endpoint = &weftv1.Endpoint{NetworkId: string(n.ID), NetworkName: n.Name}
+	}
+	return out
+}
+
+func timeProto(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func exitProto(e Exit) *weftv1.Exit { return &weftv1.Exit{Code: int32(e.Code), Error: e.Error} }

@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	weftv1 "weft/proto/weft/v1"
+)
+
+// maxMessage bounds one request, in bytes: the largest is a sandbox with its environment.
+const maxMessage = 4 << 20
+
+// Listen makes the admin socket at path, for the owner and the group alone (0660). A socket that nobody listens on is replaced.
+func Listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of the admin socket: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: another agent is listening there; give this one another -H", path), c.Close())
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the dead admin socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(fmt.Errorf("restrict the admin socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Serve answers on l until ctx ends; calls under way then get a second to finish.
+func Serve(ctx context.Context, l net.Listener, b Backend, log *slog.Logger) error {
+	s := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(4096),
+		grpc.ChainUnaryInterceptor(unaryErrors(log)),
+		grpc.ChainStreamInterceptor(streamErrors(log)),
+	)
+	weftv1.RegisterNetworksServer(s, &networks{b: b})
+	weftv1.RegisterSandboxesServer(s, &sandboxes{b: b})
+	weftv1.RegisterClusterServer(s, &cluster{b: b})
+	h := health.NewServer()
+	healthpb.RegisterHealthServer(s, h)
+	reflection.Register(s)
+
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		h.Shutdown()
+		t := time.AfterFunc(time.Second, s.Stop)
+		defer t.Stop()
+		s.GracefulStop()
+	}()
+	err := s.Serve(l)
+	if ctx.Err() == nil {
+		return fmt.Errorf("serve the admin socket: %w", err)
+	}
+	<-stopped
+	return nil
+}
+
+func unaryErrors(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+		defer func() { err = recovered(recover(), err, info.FullMethod, log) }()
+		resp, err = next(ctx, req)
+		return resp, toStatus(err)
+	}
+}
+
+func streamErrors(log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+		defer func() { err = recovered(recover(), err, info.FullMethod, log) }()
+		return toStatus(next(srv, ss))
+	}
+}
+
+// recovered keeps one call's panic from ending the agent, whose end would take every sandbox's names with it.
+func recovered(p any, err error, method string, log *slog.Logger) error {
+	if p == nil {
+		return err
+	}
+	log.Error("a call panicked; this is a bug", "method", method, "panic", fmt.Sprint(p))
+	return status.Errorf(codes.Internal, "%s: internal error: %v", method, p)
+}

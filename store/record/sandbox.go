@@ -1,0 +1,71 @@
+package record
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Sandbox is what a host knows of one sandbox of its own: what was asked for and what came of it. It is kept in the host's journal
+// and never in the cluster's store; other hosts know a sandbox by its endpoints only.
+type Sandbox struct {
+	ID          SandboxID         `json:"id"`
+	Name        string            `json:"name"`
+	Created     time.Time         `json:"created"`
+	Command     []string          `json:"command"`
+	Env         []string          `json:"env,omitempty"`
+	Hostname    string            `json:"hostname"`
+	User        string            `json:"user,omitempty"`
+	Workdir     string            `json:"workdir,omitempty"`
+	TTY         bool              `json:"tty,omitempty"`
+	Stdin       bool              `json:"stdin,omitempty"`
+	Detached    bool              `json:"detached,omitempty"`
+	AutoRemove  bool              `json:"auto_remove,omitempty"`
+	NetworkMode string            `json:"network_mode,omitempty"` // "host", "none" or "": Attachments say where
+	DNS         []netip.Addr      `json:"dns,omitempty"`
+	DNSSearch   []string          `json:"dns_search,omitempty"`
+	DNSOptions  []string          `json:"dns_options,omitempty"`
+	ExtraHosts  []string          `json:"extra_hosts,omitempty"` // NAME:IP
+	Labels      map[string]string `json:"labels,omitempty"`
+	Attachments []Attachment      `json:"attachments,omitempty"`
+	Status      SandboxStatus     `json:"status"`
+	Started     time.Time         `json:"started,omitzero"`
+	Finished    time.Time         `json:"finished,omitzero"`
+	ExitCode    int               `json:"exit_code,omitempty"`
+	Error       string            `json:"error,omitempty"` // why it could not be run
+	PID         int               `json:"-"`               // while it runs
+	extra       extra
+}
+
+// SandboxStatus is where a sandbox is in its life.
+type SandboxStatus string
+
+// A sandbox has been created and not yet started, runs, or has ended.
+const (
+	SandboxCreated SandboxStatus = "created"
+	SandboxRunning SandboxStatus = "running"
+	SandboxExited  SandboxStatus = "exited"
+)
+
+// Attachment is one network of a sandbox: what the user asked for, and the endpoint that was made of it.
+type Attachment struct {
+	Network    NetworkID         `json:"network"`
+	IP         netip.Addr        `json:"ip,omitzero"` // asked for
+	Aliases    []string          `json:"aliases,omitempty"`
+	Links      []Link            `json:"links,omitempty"`
+	MAC        MAC               `json:"mac,omitempty"` // asked for
+	DriverOpts map[string]string `json:"driver_opts,omitempty"`
+	GwPriority int               `json:"gw_priority,omitempty"`
+	Endpoint   EndpointID        `json:"endpoint"`
+	IfName     string            `json:"if_name"`         // eth0, eth1, … as long as the attachment lasts
+	Addrs      []netip.Addr      `json:"addrs,omitempty"` // the last ones it had: a start asks for them again
+}
+
+// Attachment returns the sandbox's attachment to a network.
+func (s *Sandbox) Attachment(id NetworkID) (Attachment, bool) {
+	for _, a := range s.Attachments {
+		if a.Network == id {
+			return a, true
+		}
+	}
+	return Attachment{}, false
+}

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Runs one part of the checks, or all of them: deps, lint, unit, e2e, fuzz, all.
+# It installs what a part needs where that is missing: Debian packages as root, Go modules through the proxy.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+GO=${GO:-$(command -v go || echo /usr/local/go/bin/go)}
+export PATH="$(dirname "$GO"):$PWD/bin:$PATH"
+
+# Program and the Debian package that has it.
+needs="ip:iproute2 nft:nftables iperf3:iperf3 dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc"
+
+root() {
+  if [ "$(id -u)" != 0 ]; then
+    echo "the tests make network namespaces: run them as root (sudo make test)" >&2
+    exit 1
+  fi
+}
+
+deps() {
+  local missing=()
+  for n in $needs; do
+    command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  root
+  echo "== installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+lint() {
+  echo "== format, vet, staticcheck, generated code"
+  local unformatted
+  unformatted=$(gofmt -l $(git ls-files '*.go' | grep -v '\.pb\.go$'))
+  if [ -n "$unformatted" ]; then
+    echo "gofmt wants to rewrite: $unformatted" >&2
+    exit 1
+  fi
+  go vet ./...
+  (cd tools && GOBIN="$OLDPWD/bin" go install honnef.co/go/tools/cmd/staticcheck)
+  staticcheck ./...
+  go mod verify >/dev/null
+  local before
+  before=$(cat proto/weft/v1/*.pb.go | sha256sum)
+  go generate ./proto/...
+  if [ "$before" != "$(cat proto/weft/v1/*.pb.go | sha256sum)" ]; then
+    echo "proto/weft/v1: the generated code is not what the .proto files make: run make generate" >&2
+    exit 1
+  fi
+}
+
+unit() {
+  root
+  echo "== unit and namespace tests, with the race detector"
+  CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v '^weft/e2e$')
+}
+
+e2e() {
+  root
+  echo "== whole hosts in namespaces"
+  go test -count=1 -timeout 20m ./e2e
+}
+
+# Each fuzz target for a few seconds from its corpus; go test runs one at a time.
+fuzz() {
+  echo "== fuzz targets, ${FUZZTIME:-5s} each"
+  local file name
+  grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do
+    grep -oE '^func Fuzz[A-Za-z0-9_]*' "$file" | while read -r _ name; do
+      go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-5s}" "./$(dirname "$file")" </dev/null
+    done
+  done
+}
+
+case "${1:-all}" in
+  deps) deps ;;
+  lint) deps; lint ;;
+  unit) deps; unit ;;
+  e2e) deps; e2e ;;
+  fuzz) fuzz ;;
+  all) root; deps; lint; unit; e2e; fuzz ;;
+  *) echo "usage: $0 deps|lint|unit|e2e|fuzz|all" >&2; exit 2 ;;
+esac
