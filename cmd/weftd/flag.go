@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"weft/agent"
+	"weft/agent/about"
+	"weft/store/record"
+)
+
+// flags are the command line as it was given.
+type flags struct {
+	config     string
+	store      string
+	storeOpts  []string
+	advertise  string
+	stateDir   string
+	runDir     string
+	host       string
+	dataAddr   string
+	vxlanPort  uint16
+	embedded   string
+	addrPools  []string
+	staleGrace time.Duration
+	logLevel   string
+	hostname   string
+}
+
+func command(run func(context.Context, agent.Config) error) *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:   "weftd [OPTIONS]",
+		Short: "The agent of one host of a weft cluster",
+		Long: `weftd is the agent of one host. Without any option it keeps the cluster's records in an etcd of its own, and works.
+
+Every option is also a key of ` + defaultConfig + ` (without the dashes in front) and an environment variable
+(--cluster-store is WEFT_CLUSTER_STORE). An option wins over a variable, a variable over the file.`,
+		Example: `  # the first host, whose embedded etcd serves the others (not authenticated: on a trusted network only)
+  weftd --cluster-advertise eth0 --embedded-listen 10.0.0.1:2379
+
+  # every other host
+  weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft`,
+		Args:              noArgs,
+		Version:           about.Version,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := layer(cmd.Flags(), f.config, os.LookupEnv); err != nil {
+				return err
+			}
+			cfg, err := f.agentConfig()
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), cfg)
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown argument %q: weftd takes options only; see weftd --help", args[0])
+	}
+	return nil
+}
+
+func (f *flags) register(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.StringVar(&f.config, "config", defaultConfig, "file with options")
+	fs.StringVar(&f.store, "cluster-store", "embedded", "where the cluster's records are: etcd://HOST:PORT[,HOST:PORT…][/PREFIX] or embedded")
+	fs.StringArrayVar(&f.storeOpts, "cluster-store-opt", nil, "KEY=VALUE: kv.cacertfile, kv.certfile, kv.keyfile, kv.path, kv.user, kv.passwordfile, discovery.heartbeat, discovery.ttl")
+	fs.StringVar(&f.advertise, "cluster-advertise", "", "INTERFACE[:PORT] or ADDRESS[:PORT] that the other hosts reach this one at (default: of the default route)")
+	fs.StringVar(&f.dataAddr, "data-addr", "", "address or interface for the tunnels (default: the advertised address)")
+	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/weft", "what must outlive a reboot")
+	fs.StringVar(&f.runDir, "run-dir", "/run/weft", "what lives as long as the host is up")
+	fs.StringVarP(&f.host, "host", "H", "", "the admin socket (default: unix://RUN-DIR/weftd.sock)")
+	fs.Uint16Var(&f.vxlanPort, "vxlan-port", 4789, "UDP port of the tunnels; the first host of a cluster fixes it for all")
+	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts (default: on loopback only)")
+	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
+	fs.DurationVar(&f.staleGrace, "stale-grace", 5*time.Minute, "how long a lost host's endpoints keep their addresses")
+	fs.StringVar(&f.hostname, "name", "", "this host's name in the cluster (default: its host name)")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func (f *flags) agentConfig() (agent.Config, error) {
+	cfg := agent.Config{
+		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, StaleGrace: f.staleGrace, HostName: f.hostname, LogLevel: f.logLevel,
+	}
+	var err error
+	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {
+		return cfg, err
+	}
+	for _, s := range f.addrPools {
+		p, err := parseAddrPool(s)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.AddrPools = append(cfg.AddrPools, p)
+	}
+	if f.host == "" {
+		f.host = "unix://" + f.runDir + "/weftd.sock"
+	}
+	path, ok := strings.CutPrefix(f.host, "unix://")
+	if !ok || !strings.HasPrefix(path, "/") {
+		return cfg, fmt.Errorf("--host %s: only unix:///PATH is supported", f.host)
+	}
+	cfg.Socket = path
+	return cfg, nil
+}
+
+// keyValues splits KEY=VALUE words; Docker also took several in one, separated by commas.
+func keyValues(words []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, w := range words {
+		for kv := range strings.SplitSeq(w, ",") {
+			k, v, ok := strings.Cut(kv, "=")
+			if !ok || k == "" {
+				return nil, fmt.Errorf("--cluster-store-opt %s: it must be KEY=VALUE", kv)
+			}
+			if _, twice := out[k]; twice {
+				return nil, fmt.Errorf("--cluster-store-opt %s is given twice", k)
+			}
+			out[k] = v
+		}
+	}
+	return out, nil
+}
+
+func parseAddrPool(s string) (record.AddrPool, error) {
+	bad := func(why string) (record.AddrPool, error) {
+		return record.AddrPool{}, fmt.Errorf("--default-addr-pool %s: %s; it must be base=CIDR,size=N", s, why)
+	}
+	var p record.AddrPool
+	for kv := range strings.SplitSeq(s, ",") {
+		k, v, _ := strings.Cut(kv, "=")
+		var err error
+		switch k {
+		case "base":
+			if p.Base, err = netip.ParsePrefix(v); err != nil {
+				return bad(fmt.Sprintf("%q is not a CIDR", v))
+			}
+		case "size":
+			if p.Size, err = strconv.Atoi(v); err != nil {
+				return bad(fmt.Sprintf("%q is not a number", v))
+			}
+		default:
+			return bad(fmt.Sprintf("unknown key %q", k))
+		}
+	}
+	switch {
+	case !p.Base.IsValid():
+		return bad("no base")
+	case p.Base != p.Base.Masked():
+		return bad(fmt.Sprintf("%s has host bits set, did you mean %s?", p.Base, p.Base.Masked()))
+	case p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen()-2:
+		return bad(fmt.Sprintf("size %d is not between %d and %d", p.Size, p.Base.Bits(), p.Base.Addr().BitLen()-2))
+	}
+	return p, nil
+}
