@@ -201,3 +201,24 @@ func (r *Sandbox) check() error {
 	}
 	return nil
 }
+
+// Decode reads the stored form of a cluster; see the function of that name.
+func (r *Cluster) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a network; see the function of that name.
+func (r *Network) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a host; see the function of that name.
+func (r *Host) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a fence; see the function of that name.
+func (r *Fence) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a liveness; see the function of that name.
+func (r *Liveness) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a endpoint; see the function of that name.
+func (r *Endpoint) Decode(b []byte) error { return Decode(b, r) }
+
+// Decode reads the stored form of a sandbox; see the function of that name.
+func (r *Sandbox) Decode(b []byte) error { return Decode(b, r) }

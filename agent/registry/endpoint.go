@@ -1,0 +1,284 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/store"
+	"weft/store/record"
+)
+
+// AddrTakenError says that an address has an owner.
+type AddrTakenError struct {
+	Addr  netip.Addr
+	Owner string // its name, or the short ID of an owner that has no record
+	Host  string
+}
+
+func (e *AddrTakenError) Error() string {
+	where := ""
+	if e.Host != "" {
+		where = " on host " + e.Host
+	}
+	return fmt.Sprintf("Address already in use: %s belongs to %s%s", e.Addr, e.Owner, where)
+}
+
+// NameTakenError says that a name has an owner in a network.
+type NameTakenError struct {
+	Name, Network string
+	Owner         *record.Endpoint // nil where its record is corrupt
+	Host          string
+}
+
+func (e *NameTakenError) Error() string {
+	where := ""
+	if e.Host != "" {
+		where = " (on host " + e.Host + ")"
+	}
+	return fmt.Sprintf("endpoint with name %s already exists in network %s%s", e.Name, e.Network, where)
+}
+
+// CreateEndpoint writes an endpoint's record and claims its addresses and its name, in one transaction that also checks that the network is
+// active and that this host may write. In the good case that is one round trip. Errors: *AddrTakenError, *NameTakenError, *Error, and
+// those of store.Store; after ErrUnknown the endpoint may exist or come to exist, and its ID is to be released.
+func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endpoint) (store.Rev, error) {
+	var rev store.Rev
+	netRev := r.cfg.Picture().NetworkRev(ep.Network)
+	err := retry(ctx, func(fresh bool) (bool, error) {
+		if fresh || netRev == store.Absent {
+			var err error
+			if netRev, err = r.activeNetwork(ctx, ep.Network); err != nil {
+				return false, err
+			}
+		}
+		conds, err := r.conditions(ctx, as, fresh)
+		if err != nil {
+			return false, err
+		}
+		t := txn{}
+		t.when(record.EndpointKey(ep.Network, ep.ID), store.Absent)
+		t.t.If = append(t.t.If, conds...)
+		t.when(record.NetworkKey(ep.Network), netRev)
+		t.put(record.EndpointKey(ep.Network, ep.ID), ep)
+		for _, a := range ep.Addrs {
+			t.claim(record.AddrKey(ep.Network, a), string(ep.ID))
+		}
+		t.claim(record.EndpointNameKey(ep.Network, ep.Name), string(ep.ID))
+		rev, err = r.commit(ctx, t)
+		return r.createOutcome(ctx, as, ep, err, &rev)
+	})
+	return rev, err
+}
+
+// createOutcome says whether to try again, or what came of it.
+func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpoint, err error, rev *store.Rev) (bool, error) {
+	var c *store.ConflictError
+	switch {
+	case errors.Is(err, store.ErrUnknown):
+		return true, err
+	case !errors.As(err, &c):
+		return false, err
+	case c.Key == record.EndpointKey(ep.Network, ep.ID):
+		*rev = c.Have // nobody else knows this ID: an attempt whose outcome was unknown had been applied
+		return false, nil
+	case as.Session != nil && c.Key == as.Session.Alive().Key:
+		return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
+	case c.Key == record.EndpointNameKey(ep.Network, ep.Name):
+		return false, r.nameTaken(ctx, ep)
+	case strings.HasPrefix(c.Key.Name, "addr/"):
+		return false, r.addrTaken(ctx, ep.Network, c.Key)
+	}
+	return true, err // the network's record or the fence: look at the store itself
+}
+
+// activeNetwork returns the revision of a network in which endpoints may be made; it waits for a removal under way to end either way.
+func (r *Registry) activeNetwork(ctx context.Context, id record.NetworkID) (store.Rev, error) {
+	for {
+		n, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(id))
+		switch {
+		case err != nil:
+			return 0, err
+		case n == nil:
+			return 0, refuse(NotFound, "network %s not found: it was removed", record.ShortID(id))
+		case n.State == record.Active:
+			return rev, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, refuse(InUse, "network %s is being removed by another host", n.Name)
+		case <-time.After(deletingWait):
+		}
+	}
+}
+
+func (r *Registry) nameTaken(ctx context.Context, ep *record.Endpoint) error {
+	e := &NameTakenError{Name: ep.Name, Network: r.networkName(ep.Network)}
+	if o := r.owner(ctx, ep.Network, record.EndpointNameKey(ep.Network, ep.Name)); o != nil {
+		e.Owner, e.Host = o, r.hostName(o.Host)
+	}
+	return e
+}
+
+func (r *Registry) addrTaken(ctx context.Context, id record.NetworkID, k store.Key) error {
+	a, err := netip.ParseAddr(strings.TrimPrefix(k.Name, "addr/"))
+	if err != nil {
+		return err
+	}
+	e := &AddrTakenError{Addr: a, Owner: "another endpoint"}
+	if o := r.owner(ctx, id, k); o != nil {
+		e.Owner, e.Host = o.Name, r.hostName(o.Host)
+	}
+	return e
+}
+
+// owner reads who holds a claim; nil where that cannot be found out, which the refusal must not wait for.
+func (r *Registry) owner(ctx context.Context, id record.NetworkID, claim store.Key) *record.Endpoint {
+	e, err := r.cfg.Store.Get(ctx, claim)
+	if err != nil {
+		return nil
+	}
+	ep, _, err := get[record.Endpoint](ctx, r.cfg.Store, record.EndpointKey(id, record.EndpointID(e.Value)))
+	if err != nil {
+		return nil
+	}
+	return ep
+}
+
+func (r *Registry) networkName(id record.NetworkID) string {
+	if n, ok := r.cfg.Picture().Network(id); ok {
+		return n.Name
+	}
+	return record.ShortID(id)
+}
+
+// UpdateEndpoint changes an endpoint's record, and with it which addresses it claims. change gets a copy and may be called again after
+// a lost race; the name, the network and the ID must stay. Errors are those of CreateEndpoint.
+func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, change func(*record.Endpoint)) (store.Rev, error) {
+	key := record.EndpointKey(n, id)
+	var rev store.Rev
+	err := retry(ctx, func(fresh bool) (bool, error) {
+		old, oldRev, err := r.endpoint(ctx, n, id, fresh)
+		if err != nil {
+			return false, err
+		}
+		if old == nil {
+			return false, refuse(NotFound, "endpoint %s not found in network %s", record.ShortID(id), r.networkName(n))
+		}
+		conds, err := r.conditions(ctx, as, fresh)
+		if err != nil {
+			return false, err
+		}
+		next := *old
+		change(&next)
+		t := txn{}
+		t.t.If = conds
+		t.when(key, oldRev)
+		t.put(key, &next)
+		for _, a := range next.Addrs {
+			if !slices.Contains(old.Addrs, a) {
+				t.claim(record.AddrKey(n, a), string(id))
+			}
+		}
+		for _, a := range old.Addrs {
+			if !slices.Contains(next.Addrs, a) {
+				t.del(record.AddrKey(n, a))
+			}
+		}
+		rev, err = r.commit(ctx, t)
+		k, lost := conflict(err)
+		if lost && strings.HasPrefix(k.Name, "addr/") {
+			return r.claimOutcome(ctx, n, id, k)
+		}
+		if lost && as.Session != nil && k == as.Session.Alive().Key {
+			return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
+		}
+		return lost || errors.Is(err, store.ErrUnknown), err
+	})
+	return rev, err
+}
+
+// claimOutcome: an address that is ours already was claimed by an attempt whose outcome was unknown.
+func (r *Registry) claimOutcome(ctx context.Context, n record.NetworkID, id record.EndpointID, k store.Key) (bool, error) {
+	if e, err := r.cfg.Store.Get(ctx, k); err == nil && record.EndpointID(e.Value) == id {
+		return true, errors.New("claimed already")
+	}
+	return false, r.addrTaken(ctx, n, k)
+}
+
+// DeleteEndpoint deletes an endpoint's record and claims in one transaction under this host's fence. One that is gone is no error.
+func (r *Registry) DeleteEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID) (store.Rev, error) {
+	key := record.EndpointKey(n, id)
+	var rev store.Rev
+	as.Session = nil // a release is right also while this host has no session: the fence alone guards it
+	err := retry(ctx, func(fresh bool) (bool, error) {
+		claims, oldRev, err := r.claims(ctx, n, id, fresh)
+		if err != nil || oldRev == store.Absent {
+			return err == nil && !fresh, err // the picture may not have it yet
+		}
+		conds, err := r.conditions(ctx, as, fresh)
+		if err != nil {
+			return false, err
+		}
+		t := txn{}
+		t.t.If = conds
+		t.when(key, oldRev)
+		t.del(key)
+		for _, k := range claims {
+			t.del(k)
+		}
+		rev, err = r.commit(ctx, t)
+		_, lost := conflict(err)
+		return lost || errors.Is(err, store.ErrUnknown), err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("release endpoint %s: %w", record.ShortID(id), err)
+	}
+	return rev, nil
+}
+
+// claims returns the keys that an endpoint holds beside its record, and the record's revision. Those of a corrupt record are looked for.
+func (r *Registry) claims(ctx context.Context, n record.NetworkID, id record.EndpointID, fresh bool) ([]store.Key, store.Rev, error) {
+	ep, rev, err := r.endpoint(ctx, n, id, fresh)
+	if ep != nil {
+		keys := []store.Key{record.EndpointNameKey(n, ep.Name)}
+		for _, a := range ep.Addrs {
+			keys = append(keys, record.AddrKey(n, a))
+		}
+		return keys, rev, nil
+	}
+	if err == nil || rev == store.Absent {
+		return nil, rev, err
+	}
+	l, err := r.cfg.Store.List(ctx, record.NetPartition(n))
+	if err != nil {
+		return nil, 0, err
+	}
+	var keys []store.Key
+	rev = store.Absent
+	for _, e := range l.Entries {
+		switch {
+		case e.Key == record.EndpointKey(n, id):
+			rev = e.Rev
+		case !strings.HasPrefix(e.Key.Name, "ep/") && string(e.Value) == string(id):
+			keys = append(keys, e.Key)
+		}
+	}
+	return keys, rev, nil
+}
+
+// endpoint returns a record from the picture or, where a fresh look is asked for, from the store.
+func (r *Registry) endpoint(ctx context.Context, n record.NetworkID, id record.EndpointID, fresh bool) (*record.Endpoint, store.Rev, error) {
+	if !fresh {
+		if net, ok := r.cfg.Picture().Net(n); ok {
+			if ep, ok := net.Endpoint(id); ok {
+				return ep, net.EndpointRev(id), nil
+			}
+		}
+	}
+	return get[record.Endpoint](ctx, r.cfg.Store, record.EndpointKey(n, id))
+}

@@ -1,0 +1,335 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/ipam"
+	"weft/store"
+	"weft/store/record"
+)
+
+// overhead is what VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348).
+const overhead = 50
+
+// CreateNetwork makes a network: its definition, name, VNI and pools in one transaction. Warnings are for the user.
+func (r *Registry) CreateNetwork(ctx context.Context, as Actor, spec NetworkSpec) (n *record.Network, rev store.Rev, warnings []string, err error) {
+	p, err := spec.check()
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	id := record.NetworkID(NewID())
+	err = retry(ctx, func(fresh bool) (bool, error) {
+		view := r.cfg.Picture()
+		if fresh || view.Rev(store.Meta) == 0 {
+			var err error
+			if view, err = r.readMeta(ctx); err != nil {
+				return false, err
+			}
+		}
+		var again bool
+		var err error
+		n, rev, again, err = r.tryCreate(ctx, as, spec, p, id, view, fresh)
+		return again, err
+	})
+	if err != nil {
+		return nil, 0, nil, fmt.Errorf("create network %s: %w", spec.Name, err)
+	}
+	return n, rev, warnings, nil
+}
+
+func (r *Registry) tryCreate(ctx context.Context, as Actor, spec NetworkSpec, p plan, id record.NetworkID, view *record.Snapshot, fresh bool) (*record.Network, store.Rev, bool, error) {
+	if made, ok := view.Network(id); ok {
+		return made, view.NetworkRev(id), false, nil // an attempt whose outcome was unknown had been applied
+	}
+	n, err := r.design(spec, p, id, view)
+	if err != nil {
+		return nil, 0, !fresh, err // the picture may be old: only a fresh look refuses for good
+	}
+	conds, err := r.conditions(ctx, as, fresh)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	t := txn{}
+	t.t.If = conds
+	t.when(record.NetworkKey(id), store.Absent)
+	t.claim(record.NetworkNameKey(n.Name), string(id))
+	t.claim(record.VNIKey(n.VNI), string(id))
+	t.when(record.PoolsGenKey(), view.PoolsGen())
+	t.put(record.NetworkKey(id), n)
+	t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(id)))
+	rev, err := r.commit(ctx, t)
+	_, lost := conflict(err)
+	return n, rev, lost || errors.Is(err, store.ErrUnknown), err
+}
+
+// design chooses what the user left open, from a view of the cluster.
+func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *record.Snapshot) (*record.Network, error) {
+	if _, taken := view.NetworkByName(spec.Name); taken {
+		return nil, refuse(Exists, "network with name %s already exists", spec.Name)
+	}
+	pools, auto := p.pools, len(p.pools) == 0
+	if auto {
+		subnet, err := ipam.ChooseSubnet(bases(view), prefixes(append(poolsOf(view), routesOf(view)...)))
+		if err != nil {
+			return nil, refuse(InUse, "%s", err)
+		}
+		pools = []ipam.Pool{ipam.Automatic(subnet)}
+	} else if err := checkOverlaps(pools, view, p.allowOverlap); err != nil {
+		return nil, err
+	}
+	vni, err := ipam.ChooseVNI(func(v uint32) bool { _, taken := view.VNIOwner(v); return taken })
+	if err != nil {
+		return nil, refuse(InUse, "%s", err)
+	}
+	mtu := p.mtu
+	if mtu == 0 {
+		mtu = smallestUnderlay(view) - overhead
+	}
+	n := &record.Network{
+		ID: id, Name: spec.Name, Driver: "overlay", Scope: "global", Created: r.cfg.Now().UTC(), VNI: vni, MTU: mtu, Internal: spec.Internal,
+		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
+	}
+	for _, x := range pools {
+		n.Pools = append(n.Pools, record.Pool{Subnet: x.Subnet, Gateway: x.Gateway, IPRange: x.Range, Aux: x.Aux, Auto: auto})
+	}
+	return n, nil
+}
+
+func checkOverlaps(pools []ipam.Pool, view *record.Snapshot, allowRoutes bool) error {
+	if mine, other, yes := ipam.Overlap(pools, poolsOf(view)); yes {
+		return refuse(Invalid, "Pool overlaps with other one on this address space: %s overlaps %s of %s", mine.Subnet, other.Prefix, other.By)
+	}
+	if allowRoutes {
+		return nil
+	}
+	if mine, other, yes := ipam.Overlap(pools, routesOf(view)); yes {
+		return refuse(Invalid, "subnet %s overlaps the route to %s of %s: sandboxes there could not reach it any more; choose another subnet, or insist with -o %s=true", mine.Subnet, other.Prefix, other.By, OptRouteOverlap)
+	}
+	return nil
+}
+
+func poolsOf(view *record.Snapshot) []ipam.Taken {
+	var out []ipam.Taken
+	for n := range view.Networks() {
+		for _, p := range n.Pools {
+			out = append(out, ipam.Taken{Prefix: p.Subnet, By: "network " + n.Name})
+		}
+	}
+	return out
+}
+
+func routesOf(view *record.Snapshot) []ipam.Taken {
+	var out []ipam.Taken
+	for h := range view.Hosts() {
+		for _, x := range h.Routes {
+			out = append(out, ipam.Taken{Prefix: x.Prefix, By: fmt.Sprintf("host %s (interface %s)", h.Name, x.Link)})
+		}
+	}
+	return out
+}
+
+func prefixes(ts []ipam.Taken) []netip.Prefix {
+	out := make([]netip.Prefix, len(ts))
+	for i, t := range ts {
+		out[i] = t.Prefix
+	}
+	return out
+}
+
+func bases(view *record.Snapshot) []ipam.Base {
+	var out []ipam.Base
+	if c := view.Cluster(); c != nil {
+		for _, p := range c.AddrPools {
+			out = append(out, ipam.Base{Prefix: p.Base, Size: p.Size})
+		}
+	}
+	if len(out) == 0 {
+		return ipam.DefaultBases()
+	}
+	return out
+}
+
+func smallestUnderlay(view *record.Snapshot) int {
+	least := 0
+	for h := range view.Hosts() {
+		if h.MTU > 0 && (least == 0 || h.MTU < least) {
+			least = h.MTU
+		}
+	}
+	if least == 0 {
+		return 1500
+	}
+	return min(least, 65535)
+}
+
+// RemoveNetwork deletes a network that has no endpoint (invariant 3): it lists; sets deleting, after which no endpoint can be made; lists
+// again; and deletes, or sets active again and refuses.
+func (r *Registry) RemoveNetwork(ctx context.Context, as Actor, id record.NetworkID) (store.Rev, error) {
+	n, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(id))
+	if err != nil {
+		return 0, fmt.Errorf("remove network: %w", err)
+	}
+	if n == nil {
+		return 0, refuse(NotFound, "network %s not found", id)
+	}
+	if err := r.refuseIfUsed(ctx, n); err != nil {
+		return 0, err
+	}
+	if rev, err = r.setState(ctx, as, n, rev, record.Deleting); err != nil {
+		return 0, fmt.Errorf("remove network %s: %w", n.Name, err)
+	}
+	return r.finishRemoval(ctx, as, n, rev)
+}
+
+// FinishRemoval ends what a dead deleter left: the network goes if it is empty, and is active again if not.
+func (r *Registry) FinishRemoval(ctx context.Context, as Actor, id record.NetworkID) error {
+	n, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(id))
+	if err != nil || n == nil || n.State != record.Deleting {
+		return err
+	}
+	_, err = r.finishRemoval(ctx, as, n, rev)
+	if KindOf(err) == InUse {
+		return nil // it is active again
+	}
+	return err
+}
+
+// finishRemoval goes on from "deleting at rev".
+func (r *Registry) finishRemoval(ctx context.Context, as Actor, n *record.Network, rev store.Rev) (store.Rev, error) {
+	if used := r.refuseIfUsed(ctx, n); used != nil {
+		if _, err := r.setState(ctx, as, n, rev, record.Active); err != nil {
+			return 0, errors.Join(used, fmt.Errorf("make network %s active again: %w", n.Name, err))
+		}
+		return 0, used
+	}
+	var gone store.Rev
+	err := retry(ctx, func(bool) (bool, error) {
+		conds, err := r.conditions(ctx, as, true)
+		if err != nil {
+			return false, err
+		}
+		gen, err := r.cfg.Store.Get(ctx, record.PoolsGenKey())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return false, err
+		}
+		t := txn{}
+		t.t.If = conds
+		t.when(record.NetworkKey(n.ID), rev)
+		t.when(record.PoolsGenKey(), gen.Rev)
+		t.del(record.NetworkKey(n.ID))
+		t.del(record.NetworkNameKey(n.Name))
+		t.del(record.VNIKey(n.VNI))
+		t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(n.ID)))
+		gone, err = r.commit(ctx, t)
+		if k, lost := conflict(err); lost && k == record.NetworkKey(n.ID) {
+			return false, r.removedByOther(ctx, n)
+		} else if lost {
+			return true, err
+		}
+		return errors.Is(err, store.ErrUnknown), err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("remove network %s: %w", n.Name, err)
+	}
+	return gone, nil
+}
+
+// removedByOther tells success (it is gone: an unknown outcome of ours, or another's removal) from a network that was set active again.
+func (r *Registry) removedByOther(ctx context.Context, n *record.Network) error {
+	now, _, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(n.ID))
+	if err != nil || now == nil {
+		return err
+	}
+	return refuse(InUse, "another host is changing network %s; try again", n.Name)
+}
+
+func (r *Registry) setState(ctx context.Context, as Actor, n *record.Network, rev store.Rev, s record.NetworkState) (store.Rev, error) {
+	next := *n
+	next.State, next.Deleter = s, nil
+	if s == record.Deleting {
+		next.Deleter = &record.Deleter{Host: as.Host, Incarnation: as.Incarnation}
+	}
+	var out store.Rev
+	err := retry(ctx, func(fresh bool) (bool, error) {
+		conds, err := r.conditions(ctx, as, fresh)
+		if err != nil {
+			return false, err
+		}
+		t := txn{}
+		t.t.If = conds
+		t.when(record.NetworkKey(n.ID), rev)
+		t.put(record.NetworkKey(n.ID), &next)
+		out, err = r.commit(ctx, t)
+		k, lost := conflict(err)
+		switch {
+		case lost && k == record.NetworkKey(n.ID):
+			return r.stateWasSet(ctx, n.ID, next, &out)
+		case lost || errors.Is(err, store.ErrUnknown):
+			return true, err
+		}
+		return false, err
+	})
+	return out, err
+}
+
+// stateWasSet tells whether the record is as we wanted it already: by an attempt of ours whose outcome was unknown.
+func (r *Registry) stateWasSet(ctx context.Context, id record.NetworkID, want record.Network, out *store.Rev) (bool, error) {
+	now, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(id))
+	switch {
+	case err != nil:
+		return false, err
+	case now == nil:
+		return false, refuse(NotFound, "network %s not found: another host removed it", want.Name)
+	case now.State == want.State && (now.Deleter == nil) == (want.Deleter == nil) && (now.Deleter == nil || *now.Deleter == *want.Deleter):
+		*out = rev
+		return false, nil
+	}
+	return false, refuse(InUse, "another host is changing network %s; try again", want.Name)
+}
+
+// refuseIfUsed lists the network's partition. An endpoint whose record is corrupt counts.
+func (r *Registry) refuseIfUsed(ctx context.Context, n *record.Network) error {
+	l, err := r.cfg.Store.List(ctx, record.NetPartition(n.ID))
+	if err != nil {
+		return fmt.Errorf("list the endpoints of network %s: %w", n.Name, err)
+	}
+	var users []string
+	for _, e := range l.Entries {
+		id, ok := strings.CutPrefix(e.Key.Name, "ep/")
+		if !ok {
+			continue
+		}
+		ep := &record.Endpoint{}
+		if record.Decode(e.Value, ep) != nil {
+			users = append(users, "corrupt record "+id[:min(12, len(id))])
+			continue
+		}
+		users = append(users, fmt.Sprintf("%s on %s", ep.Name, r.hostName(ep.Host)))
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	slices.Sort(users)
+	more := ""
+	if len(users) > 8 {
+		more = fmt.Sprintf(" and %d more", len(users)-8)
+		users = users[:8]
+	}
+	return refuse(InUse, "network %s id %s has active endpoints: %s%s", n.Name, n.ID, strings.Join(users, ", "), more)
+}
+
+func (r *Registry) hostName(id record.HostID) string {
+	if h, ok := r.cfg.Picture().Host(id); ok {
+		return h.Name
+	}
+	return record.ShortID(id)
+}
+
+// deletingWait is how long an attach waits for a network's removal to end before it looks again.
+const deletingWait = 50 * time.Millisecond

@@ -1,0 +1,110 @@
+package registry
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weft/ipam"
+)
+
+// NetworkSpec is a network as a user asks for it.
+type NetworkSpec struct {
+	Name     string
+	Driver   string // overlay
+	Internal bool
+	Subnets  []string
+	Gateways []string
+	IPRanges []string
+	Aux      map[string]string
+	Options  map[string]string
+	Labels   map[string]string
+	IPAMOpts map[string]string
+}
+
+// Options that weft knows.
+const (
+	OptMTU          = "com.docker.network.driver.mtu"
+	OptRouteOverlap = "weft.allow_route_overlap"
+)
+
+// nameForm is Docker's form of names of networks and sandboxes.
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+const maxNameLen = 253 // as a DNS name (RFC 1035); labels are checked where they are used
+
+// CheckName refuses what cannot name a network or a sandbox; what says which of them.
+func CheckName(what, name string) error {
+	if !nameForm.MatchString(name) || len(name) > maxNameLen {
+		return refuse(Invalid, "invalid %s name %q: it begins with a letter or digit, and goes on with letters, digits, '_', '.' or '-'", what, name)
+	}
+	return nil
+}
+
+// plan is a checked spec.
+type plan struct {
+	pools        []ipam.Pool // empty: one is chosen
+	mtu          int         // 0: from the underlay
+	allowOverlap bool
+}
+
+func (s NetworkSpec) check() (plan, error) {
+	var p plan
+	if err := CheckName("network", s.Name); err != nil {
+		return p, err
+	}
+	if len(s.Name) > 1 && len(strings.Trim(s.Name, "0123456789abcdef")) == 0 && len(s.Name) == 64 {
+		return p, refuse(Invalid, "invalid network name %q: it looks like an ID", s.Name)
+	}
+	if slices.Contains([]string{"host", "none", "bridge"}, s.Name) {
+		return p, refuse(Exists, "network with name %s already exists: it is a pre-defined network", s.Name)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Options)) {
+		if err := p.option(k, s.Options[k]); err != nil {
+			return p, err
+		}
+	}
+	var err error
+	if p.pools, err = (ipam.Request{Subnets: s.Subnets, Gateways: s.Gateways, Ranges: s.IPRanges, Aux: s.Aux}).Parse(); err != nil {
+		return p, refuse(Invalid, "%s", err)
+	}
+	for _, pool := range p.pools {
+		if pool.Subnet.Addr().Is6() {
+			return p, refuse(Unsupported, "IPv6 subnet %s: this version supports IPv4 only", pool.Subnet)
+		}
+	}
+	return p, nil
+}
+
+func (p *plan) option(k, v string) error {
+	switch {
+	case k == OptMTU:
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 576 || n > 65535-50 {
+			return refuse(Invalid, "invalid option %s=%s: it must be a number of bytes from 576 to 65485", k, v)
+		}
+		p.mtu = n
+	case k == OptRouteOverlap:
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return refuse(Invalid, "invalid option %s=%s: it must be true or false", k, v)
+		}
+		p.allowOverlap = b
+	case k == "encrypted":
+		return refuse(Unsupported, "option %s: encryption is not supported yet; the network was not created", k)
+	case strings.HasPrefix(k, "com.docker.") || strings.HasPrefix(k, "weft."):
+		return refuse(Unsupported, "option %s is unknown or not supported yet by the overlay driver; the network was not created", k)
+	}
+	return nil
+}
+
+// NewID returns a random ID of 64 hex digits, as Docker's.
+func NewID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
