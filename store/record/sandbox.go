@@ -56,6 +56,7 @@ type Attachment struct {
 	DriverOpts map[string]string `json:"driver_opts,omitempty"`
 	GwPriority int               `json:"gw_priority,omitempty"`
 	Endpoint   EndpointID        `json:"endpoint"`
+	Intent     bool              `json:"intent,omitempty"` // the endpoint may not be in the store yet: a crash now undoes the attachment
 	IfName     string            `json:"if_name"`         // eth0, eth1, … as long as the attachment lasts
 	Addrs      []netip.Addr      `json:"addrs,omitempty"` // the last ones it had: a start asks for them again
 }

@@ -236,3 +236,29 @@ func applyAlive(old map[HostID]*Liveness, b store.Batch, bad *badEdit) map[HostI
 	}
 	return out
 }
+
+// With returns s with one partition as it is in o.
+func (s *Snapshot) With(o *Snapshot, partition string) *Snapshot {
+	next := *s
+	next.revs = with(s.revs, partition, o.revs[partition])
+	switch {
+	case partition == store.Meta:
+		next.meta = o.meta
+	case partition == store.Alive:
+		next.alive = o.alive
+	default:
+		id := NetworkID(strings.TrimPrefix(partition, netPrefix))
+		next.nets = with(s.nets, id, o.nets[id])
+	}
+	next.bad = maps.Clone(s.bad)
+	maps.DeleteFunc(next.bad, func(k store.Key, _ error) bool { return k.Partition == partition })
+	for k, err := range o.bad {
+		if k.Partition == partition {
+			if next.bad == nil {
+				next.bad = map[store.Key]error{}
+			}
+			next.bad[k] = err
+		}
+	}
+	return &next
+}

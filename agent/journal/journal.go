@@ -1,0 +1,202 @@
+// Package journal is what a host knows and intends, on its own disk: who it is, its sandboxes with their attachments (one that is still an
+// intent is undone after a crash), releases that the store has not heard of yet, and the last picture of the cluster, from which an agent
+// restores its host's networking while the store is away.
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"weft/store"
+	"weft/store/record"
+)
+
+// Partitions and keys of the journal's own store.
+const (
+	selfPartition    = "self"
+	sandboxPartition = "sandboxes"
+	releasePartition = "releases"
+	identityName     = "identity"
+	lockFile         = "weftd.lock"
+	pictureDir       = "picture"
+)
+
+// ErrLocked says that another agent uses the state directory.
+var ErrLocked = errors.New("another agent uses this state directory")
+
+// Identity is who this host is, and what it remembers of its cluster.
+type Identity struct {
+	Host        record.HostID `json:"host"`
+	Incarnation uint64        `json:"incarnation"`
+	BootID      string        `json:"boot_id"`           // of the kernel; another one means that all namespaces are gone
+	Cluster     string        `json:"cluster,omitempty"` // ID; "" before the host has joined one
+	Store       string        `json:"store,omitempty"`   // the URL that Cluster was joined at
+	Session     string        `json:"session,omitempty"` // of the last agent, for the next to take over
+	VTEP        string        `json:"vtep,omitempty"`    // with which Session was opened
+}
+
+// Release is an endpoint that this host has given up and that the store may still have.
+type Release struct {
+	Network  record.NetworkID  `json:"network"`
+	Endpoint record.EndpointID `json:"endpoint"`
+}
+
+// Lock keeps a second agent away from a state directory, which it makes. The lock ends with the process.
+func Lock(dir string) (unlock func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path)
+		who := "its process is not known"
+		if pid := strings.TrimSpace(string(holder)); pid != "" {
+			who = "process " + pid
+		}
+		return nil, errors.Join(fmt.Errorf("%s: %w (%s): end that one, or give this one another --state-dir", dir, ErrLocked, who), f.Close())
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the state directory: %w", err), f.Close())
+	}
+	return f.Close, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// Journal reads and writes the journal. Its methods may be called from any goroutine; each write is on disk when it returns.
+type Journal struct {
+	store store.Store
+	dir   string
+}
+
+// New returns the journal in dir, over a store that is on the same disk.
+func New(s store.Store, dir string) *Journal { return &Journal{store: s, dir: dir} }
+
+// Identity returns what was set last, or the zero Identity.
+func (j *Journal) Identity(ctx context.Context) (Identity, error) {
+	var id Identity
+	e, err := j.store.Get(ctx, store.Key{Partition: selfPartition, Name: identityName})
+	if errors.Is(err, store.ErrNotFound) {
+		return id, nil
+	}
+	if err != nil {
+		return id, fmt.Errorf("read this host's identity: %w", err)
+	}
+	if err := json.Unmarshal(e.Value, &id); err != nil {
+		return id, fmt.Errorf("read this host's identity: %w", err)
+	}
+	return id, nil
+}
+
+// SetIdentity writes the identity.
+func (j *Journal) SetIdentity(ctx context.Context, id Identity) error {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("write this host's identity: %w", err)
+	}
+	return j.write(ctx, "this host's identity", store.Put(store.Key{Partition: selfPartition, Name: identityName}, b))
+}
+
+// Sandboxes returns all sandboxes. Those whose records are corrupt are named in errs and left out.
+func (j *Journal) Sandboxes(ctx context.Context) (all []*record.Sandbox, errs []error, err error) {
+	l, err := j.store.List(ctx, sandboxPartition)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the sandboxes: %w", err)
+	}
+	for _, e := range l.Entries {
+		s := &record.Sandbox{}
+		if err := record.Decode(e.Value, s); err != nil {
+			errs = append(errs, fmt.Errorf("sandbox %s: %w", e.Key.Name, err))
+			continue
+		}
+		all = append(all, s)
+	}
+	return all, errs, nil
+}
+
+// PutSandbox writes a sandbox with its attachments; releases are noted in the same transaction, since an attachment that goes and its
+// release are one fact.
+func (j *Journal) PutSandbox(ctx context.Context, s *record.Sandbox, releases ...Release) error {
+	b, err := record.Encode(s)
+	if err != nil {
+		return err
+	}
+	ops := []store.Op{store.Put(sandboxKey(s.ID), b)}
+	return j.write(ctx, "sandbox "+s.Name, append(ops, releaseOps(releases)...)...)
+}
+
+// DeleteSandbox forgets a sandbox and notes its releases.
+func (j *Journal) DeleteSandbox(ctx context.Context, id record.SandboxID, releases ...Release) error {
+	return j.write(ctx, "the removal of sandbox "+record.ShortID(id), append([]store.Op{store.Del(sandboxKey(id))}, releaseOps(releases)...)...)
+}
+
+// AddRelease notes an endpoint that the store must not keep.
+func (j *Journal) AddRelease(ctx context.Context, r Release) error {
+	return j.write(ctx, "a release", releaseOps([]Release{r})...)
+}
+
+// Releases returns what is still to be written to the store.
+func (j *Journal) Releases(ctx context.Context) ([]Release, error) {
+	l, err := j.store.List(ctx, releasePartition)
+	if err != nil {
+		return nil, fmt.Errorf("read the releases: %w", err)
+	}
+	out := make([]Release, 0, len(l.Entries))
+	for _, e := range l.Entries {
+		out = append(out, Release{Network: record.NetworkID(e.Value), Endpoint: record.EndpointID(e.Key.Name)})
+	}
+	return out, nil
+}
+
+// Released forgets releases that the store has heard of.
+func (j *Journal) Released(ctx context.Context, ids ...record.EndpointID) error {
+	for len(ids) > 0 {
+		n := min(len(ids), store.MaxOps)
+		ops := make([]store.Op, 0, n)
+		for _, id := range ids[:n] {
+			ops = append(ops, store.Del(releaseKey(id)))
+		}
+		if err := j.write(ctx, "releases", ops...); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+func releaseOps(rs []Release) []store.Op {
+	ops := make([]store.Op, 0, len(rs))
+	for _, r := range rs {
+		ops = append(ops, store.Put(releaseKey(r.Endpoint), []byte(r.Network)))
+	}
+	return ops
+}
+
+func sandboxKey(id record.SandboxID) store.Key {
+	return store.Key{Partition: sandboxPartition, Name: string(id)}
+}
+
+func releaseKey(id record.EndpointID) store.Key {
+	return store.Key{Partition: releasePartition, Name: string(id)}
+}
+
+func (j *Journal) write(ctx context.Context, what string, ops ...store.Op) error {
+	if _, err := j.store.Txn(ctx, store.Txn{Then: ops}); err != nil {
+		return fmt.Errorf("write %s to the state directory %s: %w", what, j.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"weft/store"
+	"weft/store/record"
+)
+
+// dump is a partition's file.
+type dump struct {
+	Partition string         `json:"partition"`
+	Cluster   string         `json:"cluster"`
+	Snapshot  store.Snapshot `json:"snapshot"`
+}
+
+// SavePicture replaces the file of one partition. A crash leaves the old file or the new one.
+func (j *Journal) SavePicture(cluster, partition string, s store.Snapshot) error {
+	b, err := json.Marshal(dump{Partition: partition, Cluster: cluster, Snapshot: s})
+	if err != nil {
+		return fmt.Errorf("save the picture of %s: %w", partition, err)
+	}
+	dir := filepath.Join(j.dir, pictureDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("save the picture of %s: %w", partition, err)
+	}
+	if err := replaceFile(filepath.Join(dir, pictureFile(partition)), b); err != nil {
+		return fmt.Errorf("save the picture of %s: %w", partition, err)
+	}
+	return nil
+}
+
+// DropPicture forgets a partition that is no longer followed.
+func (j *Journal) DropPicture(partition string) error {
+	err := os.Remove(filepath.Join(j.dir, pictureDir, pictureFile(partition)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Picture returns what was saved for a cluster. A file that cannot be read is named in errs and left out: the store will tell it again.
+func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
+	s = record.Empty()
+	files, err := filepath.Glob(filepath.Join(j.dir, pictureDir, "*.json"))
+	if err != nil {
+		return s, []error{err}
+	}
+	dumps := map[string]store.Snapshot{}
+	for _, f := range files {
+		var d dump
+		b, err := os.ReadFile(f)
+		if err == nil {
+			err = json.Unmarshal(b, &d)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("saved picture %s: %w", f, err))
+			continue
+		}
+		if d.Cluster == cluster && cluster != "" {
+			dumps[d.Partition] = d.Snapshot
+		}
+	}
+	return record.SeedFrom(dumps), errs
+}
+
+func pictureFile(partition string) string { return strings.ReplaceAll(partition, "/", "_") + ".json" }
+
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
