@@ -18,7 +18,7 @@ var allowed = map[string][]string{
 	"store":                      {},
 	"store/etcd":                 {"store"},
 	"store/memory":               {"store"},
-	"store/local":                {"store"},
+	"store/local":                {"store", "store/memory"},
 	"store/embedded":             {"store", "store/etcd"},
 	"store/open":                 {"store", "store/etcd", "store/embedded", "store/memory", "store/local"},
 	"store/storetest":            {"store"},

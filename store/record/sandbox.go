@@ -28,6 +28,7 @@ type Sandbox struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Attachments []Attachment      `json:"attachments,omitempty"`
 	Status      SandboxStatus     `json:"status"`
+	Up          bool              `json:"up,omitempty"` // its network namespace exists: its endpoints answer
 	Started     time.Time         `json:"started,omitzero"`
 	Finished    time.Time         `json:"finished,omitzero"`
 	ExitCode    int               `json:"exit_code,omitempty"`
@@ -55,10 +56,11 @@ type Attachment struct {
 	MAC        MAC               `json:"mac,omitempty"` // asked for
 	DriverOpts map[string]string `json:"driver_opts,omitempty"`
 	GwPriority int               `json:"gw_priority,omitempty"`
+	NoGateway  bool              `json:"no_gateway,omitempty"` // an internal network has no way out
 	Endpoint   EndpointID        `json:"endpoint"`
 	Intent     bool              `json:"intent,omitempty"` // the endpoint may not be in the store yet: a crash now undoes the attachment
-	IfName     string            `json:"if_name"`         // eth0, eth1, … as long as the attachment lasts
-	Addrs      []netip.Addr      `json:"addrs,omitempty"` // the last ones it had: a start asks for them again
+	IfName     string            `json:"if_name"`          // eth0, eth1, … as long as the attachment lasts
+	Addrs      []netip.Addr      `json:"addrs,omitempty"`  // the last ones it had: a start asks for them again
 }
 
 // Attachment returns the sandbox's attachment to a network.

@@ -1,0 +1,306 @@
+// Package etcd is a store on an etcd cluster (v3 API).
+//
+// How it keeps the promises of package store: a Rev is etcd's revision, which orders all transactions of the cluster; a list reads its pages
+// at one revision; a watch begins with such a list, resumes where it stopped, and lists again where history was compacted, where the
+// cluster's ID changed or where its revision went back (a restored backup, in which a watch from a future revision would stay silent).
+// A session is a lease with one key.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"weft/store"
+)
+
+// Config says where the cluster is and how to speak to it.
+type Config struct {
+	Endpoints []string // HOST:PORT or http(s)://HOST:PORT
+	Prefix    string   // of all keys, without slashes at its ends
+	TLS       *tls.Config
+	Username  string
+	Password  string
+	Log       *slog.Logger
+}
+
+// Times. Without pings the client hangs on a connection whose other end is gone; with the default back-off it comes back seconds late.
+const (
+	pingEvery   = 5 * time.Second
+	pingTimeout = 3 * time.Second
+	maxBackoff  = time.Second
+	callTimeout = 5 * time.Second // of a call whose context has no deadline
+	pageSize    = 1000
+)
+
+// Store is a client of one cluster's prefix.
+type Store struct {
+	cli    *clientv3.Client
+	cfg    Config
+	prefix string
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns a client; it does not wait for the cluster to answer.
+func New(cfg Config) (*Store, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password, Context: ctx,
+		DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true, RejectOldCluster: false,
+		Logger: zap.NewNop(), MaxUnaryRetries: 1,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
+			MinConnectTimeout: pingTimeout,
+		})},
+	})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return &Store{cli: cli, cfg: cfg, prefix: strings.Trim(cfg.Prefix, "/") + "/", ctx: ctx, cancel: cancel}, nil
+}
+
+// Close ends watches and renewals, and the connection.
+func (s *Store) Close() error {
+	s.cancel()
+	s.wg.Wait()
+	err := s.cli.Close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// path is the key in etcd. Partitions may hold slashes, names any bytes: both are escaped, so that no partition is another's prefix.
+func (s *Store) path(k store.Key) string { return s.dir(k.Partition) + url.PathEscape(k.Name) }
+func (s *Store) dir(partition string) string {
+	return s.prefix + url.PathEscape(partition) + "/"
+}
+
+func (s *Store) name(partition string, path []byte) (string, error) {
+	return url.PathUnescape(strings.TrimPrefix(string(path), s.dir(partition)))
+}
+
+// bound gives ctx a deadline where it has none, and its end with the store's.
+func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+// Get returns one entry.
+func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	r, err := s.cli.Get(ctx, s.path(k))
+	if err != nil {
+		return store.Entry{}, s.readError("get "+k.String(), err)
+	}
+	if len(r.Kvs) == 0 {
+		return store.Entry{}, fmt.Errorf("%s: %w", k, store.ErrNotFound)
+	}
+	return store.Entry{Key: k, Value: r.Kvs[0].Value, Rev: store.Rev(r.Kvs[0].ModRevision)}, nil
+}
+
+// List returns a partition at one revision.
+func (s *Store) List(ctx context.Context, partition string) (store.Snapshot, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	l, _, err := s.list(ctx, partition)
+	if err != nil {
+		return store.Snapshot{}, s.readError("list "+partition, err)
+	}
+	return l, nil
+}
+
+// list reads the pages at the revision of the first one, and from the start again if that was compacted meanwhile. It returns the ID of
+// the cluster that answered, too.
+func (s *Store) list(ctx context.Context, partition string) (store.Snapshot, uint64, error) {
+	for {
+		out, id, err := s.pages(ctx, partition)
+		if !errors.Is(err, rpctypes.ErrCompacted) {
+			return out, id, err
+		}
+	}
+}
+
+func (s *Store) pages(ctx context.Context, partition string) (store.Snapshot, uint64, error) {
+	from, end := s.dir(partition), clientv3.GetPrefixRangeEnd(s.dir(partition))
+	var out store.Snapshot
+	var id uint64
+	for {
+		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)}
+		if out.Rev > 0 {
+			opts = append(opts, clientv3.WithRev(int64(out.Rev)))
+		}
+		r, err := s.cli.Get(ctx, from, opts...)
+		if err != nil {
+			return out, 0, err
+		}
+		if out.Rev == 0 {
+			out.Rev, id = store.Rev(r.Header.Revision), r.Header.ClusterId
+		}
+		for _, kv := range r.Kvs {
+			if e, err := s.entry(partition, kv); err == nil {
+				out.Entries = append(out.Entries, e)
+			}
+		}
+		if !r.More {
+			return out, id, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+	}
+}
+
+func (s *Store) entry(partition string, kv *mvccpb.KeyValue) (store.Entry, error) {
+	name, err := s.name(partition, kv.Key)
+	if err != nil {
+		return store.Entry{}, err
+	}
+	return store.Entry{Key: store.Key{Partition: partition, Name: name}, Value: kv.Value, Rev: store.Rev(kv.ModRevision)}, nil
+}
+
+// Txn applies a transaction.
+func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
+	if err := t.Check(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	cmps := make([]clientv3.Cmp, len(t.If))
+	gets := make([]clientv3.Op, len(t.If))
+	for i, c := range t.If {
+		cmps[i] = s.condition(c)
+		gets[i] = clientv3.OpGet(s.path(c.Key), clientv3.WithKeysOnly())
+	}
+	ops := make([]clientv3.Op, len(t.Then))
+	for i, o := range t.Then {
+		if o.Delete {
+			ops[i] = clientv3.OpDelete(s.path(o.Key))
+		} else {
+			ops[i] = clientv3.OpPut(s.path(o.Key), string(o.Value))
+		}
+	}
+	r, err := s.cli.Txn(ctx).If(cmps...).Then(ops...).Else(gets...).Commit()
+	if err != nil {
+		return 0, s.writeError(err)
+	}
+	if r.Succeeded {
+		return store.Rev(r.Header.Revision), nil
+	}
+	return 0, refusal(t.If, r)
+}
+
+func (s *Store) condition(c store.Cond) clientv3.Cmp {
+	p := s.path(c.Key)
+	switch c.Rev {
+	case store.Absent:
+		return clientv3.Compare(clientv3.CreateRevision(p), "=", 0)
+	case store.Exists:
+		return clientv3.Compare(clientv3.CreateRevision(p), ">", 0)
+	}
+	return clientv3.Compare(clientv3.ModRevision(p), "=", int64(c.Rev))
+}
+
+// refusal finds the first condition that does not hold in what the transaction read instead.
+func refusal(conds []store.Cond, r *clientv3.TxnResponse) error {
+	for i, c := range conds {
+		have := store.Absent
+		if kvs := r.Responses[i].GetResponseRange().Kvs; len(kvs) > 0 {
+			have = store.Rev(kvs[0].ModRevision)
+		}
+		if c.Rev == have || c.Rev == store.Exists && have != store.Absent {
+			continue
+		}
+		return &store.ConflictError{Key: c.Key, Have: have}
+	}
+	return errors.New("etcd: transaction refused, and all its conditions hold")
+}
+
+// Status asks one of the servers.
+func (s *Store) Status(ctx context.Context) (store.Status, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	out := store.Status{Backend: "etcd", Endpoints: s.cfg.Endpoints}
+	begin := time.Now()
+	r, err := s.cli.Get(ctx, s.prefix, clientv3.WithCountOnly())
+	if err != nil {
+		return out, s.readError("ask for status", err)
+	}
+	out.Latency = time.Since(begin)
+	out.Rev, out.ClusterID = store.Rev(r.Header.Revision), fmt.Sprintf("%x", r.Header.ClusterId)
+	for _, ep := range s.cli.Endpoints() {
+		if st, err := s.cli.Status(ctx, ep); err == nil {
+			out.Version, out.Leader = st.Version, fmt.Sprintf("%x", st.Leader)
+			break
+		}
+	}
+	return out, nil
+}
+
+func (s *Store) readError(what string, err error) error {
+	if s.ctx.Err() != nil {
+		return store.ErrClosed
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("etcd: %s: %w (%s)", what, store.ErrUnreachable, reason(err))
+}
+
+// writeError sorts the errors of a transaction: refused by the server, surely not sent, or of unknown outcome. In doubt it is unknown.
+func (s *Store) writeError(err error) error {
+	if s.ctx.Err() != nil {
+		return store.ErrClosed
+	}
+	code := status.Code(err)
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		code = e.Code()
+	}
+	switch {
+	case notSent(err):
+		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
+	case code == codes.InvalidArgument, code == codes.PermissionDenied, code == codes.Unauthenticated:
+		return fmt.Errorf("etcd: transaction refused: %w", err)
+	}
+	return fmt.Errorf("etcd: %w (%s)", store.ErrUnknown, reason(err))
+}
+
+// notSent tells errors of a connection that was never made: gRPC says so in words only.
+func notSent(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "connection refused") || strings.Contains(text, "no such host") ||
+		strings.Contains(text, "last connection error") || strings.Contains(text, "no route to host") ||
+		strings.Contains(text, "network is unreachable") || strings.Contains(text, "authentication handshake failed")
+}
+
+// reason is an error's text without gRPC's frame.
+func reason(err error) string {
+	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
+		return st.Message()
+	}
+	return err.Error()
+}
