@@ -1,0 +1,92 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes that have a meaning of their own, as docker's.
+const (
+	codeFailure = 1
+	codeAgent   = 125 // run: the agent refused, or the flags are wrong; no process has run
+)
+
+// fault is an error that knows how the user is to be told. An error that is none is printed as "Error: …" and exits 1.
+type fault struct {
+	code int
+	text string // complete lines for stderr; "" when everything has been said
+	err  error  // the cause, where there is one
+}
+
+func (f *fault) Error() string { return f.text }
+func (f *fault) Unwrap() error { return f.err }
+
+// usage is what is said about a command line that is wrong.
+func usage(cmd *cobra.Command, code int, format string, args ...any) error {
+	return &fault{code: code, text: fmt.Sprintf(format, args...) + fmt.Sprintf("\nSee '%s --help'.", cmd.CommandPath())}
+}
+
+// runFault is an error of `weft run` before its process runs: docker's form, and docker's hint.
+func runFault(err error) error {
+	var f *fault
+	if errors.As(err, &f) {
+		return f
+	}
+	text := strings.TrimSuffix(plain(err), ".")
+	return &fault{code: codeAgent, text: "weft: " + text + ".\nSee 'weft run --help'.", err: err}
+}
+
+// ended is how a command ends whose process ended with code.
+func ended(code int, reason string) error {
+	switch {
+	case reason != "":
+		return &fault{code: code, text: "weft: " + strings.TrimSuffix(reason, ".") + "."}
+	case code != 0:
+		return &fault{code: code}
+	}
+	return nil
+}
+
+// plain is an error's text for the user: of one from the agent, its message without the code.
+func plain(err error) string {
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) && s.GRPCStatus() != nil {
+		return strings.Replace(err.Error(), s.(error).Error(), s.GRPCStatus().Message(), 1)
+	}
+	return err.Error()
+}
+
+// report prints err once and says which code to exit with.
+func report(w io.Writer, err error) int {
+	var f *fault
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &f):
+		fmt.Fprintln(w, "Error: "+plain(err))
+		return codeFailure
+	case f.text != "":
+		fmt.Fprintln(w, f.text)
+	}
+	return f.code
+}
+
+// each does something for every name, goes on after errors, and prints each error at once. It fails when one failed.
+func (c *cli) each(names []string, do func(name string) error) error {
+	failed := false
+	for _, n := range names {
+		if err := do(n); err != nil {
+			report(c.env.Err, err)
+			failed = true
+		}
+	}
+	if failed {
+		return &fault{code: codeFailure}
+	}
+	return nil
+}

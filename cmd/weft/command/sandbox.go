@@ -1,0 +1,161 @@
+package command
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"weft/cmd/weft/table"
+	weftv1 "weft/proto/weft/v1"
+)
+
+func (c *cli) psCommand() *cobra.Command {
+	var l listing
+	var all bool
+	cmd := &cobra.Command{
+		Use: "ps [OPTIONS]", Aliases: []string{"ls", "list"}, Short: "List the sandboxes of this host", Args: exactly(0),
+		Example: `  weft ps -a
+  weft ps -f network=web --format '{{.Names}} {{.Status}}'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out, err := call(cmd.Context(), c, (*client).ListSandboxes, &weftv1.ListSandboxesRequest{All: all, Filters: l.filters.list})
+			if err != nil {
+				return err
+			}
+			list := table.List{
+				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Networks}}",
+				Titles:  map[string]string{"ID": "SANDBOX ID", "CreatedAt": "CREATED AT", "RunningFor": "CREATED"},
+			}
+			now := time.Now()
+			for _, s := range out.Sandboxes {
+				list.Rows = append(list.Rows, sandboxRow(s, &l, now))
+			}
+			return l.show(c, list)
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "Show all sandboxes, not only those that run")
+	l.add(cmd.Flags(), "sandbox IDs", "id, name, status, label, network")
+	return cmd
+}
+
+func sandboxRow(s *weftv1.Sandbox, l *listing, now time.Time) table.Row {
+	command := strings.Join(s.Command, " ")
+	if !l.noTrunc {
+		command = table.Shorten(command, 16)
+	}
+	var networks []string
+	for _, e := range s.Endpoints {
+		networks = append(networks, settingsName(e))
+	}
+	if len(networks) == 0 && s.NetworkMode != "" {
+		networks = []string{s.NetworkMode}
+	}
+	return table.Row{
+		"ID": l.id(s.Id), "Names": s.Name, "Name": s.Name, "Command": `"` + command + `"`, "CreatedAt": stamp(s.Created),
+		"RunningFor": table.Ago(now.Sub(moment(s.Created))) + " ago", "State": s.Status, "Status": statusOf(s, now),
+		"Networks": strings.Join(networks, ","), "Labels": table.Labels(s.Labels),
+	}
+}
+
+// statusOf is docker's: "Up 3 minutes", "Exited (0) 2 hours ago", "Created".
+func statusOf(s *weftv1.Sandbox, now time.Time) string {
+	switch s.Status {
+	case "running":
+		return "Up " + table.Ago(now.Sub(moment(s.Started)))
+	case "exited":
+		return fmt.Sprintf("Exited (%d) %s ago", s.GetExit().GetCode(), table.Ago(now.Sub(moment(s.Finished))))
+	case "":
+		return "Unknown"
+	}
+	return strings.ToUpper(s.Status[:1]) + s.Status[1:]
+}
+
+func (c *cli) stopCommand() *cobra.Command {
+	seconds, signal := 10, ""
+	cmd := &cobra.Command{
+		Use: "stop [OPTIONS] SANDBOX [SANDBOX...]", Short: "Stop one or more running sandboxes", Args: atLeast(1),
+		Long: "Stop sandboxes: their process gets SIGTERM, and after a while SIGKILL. Names and static addresses stay held.",
+		Example: `  weft stop c1
+  weft stop -t 60 -s SIGINT db`,
+		ValidArgsFunction: c.completeSandboxes(-1, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sig, err := parseSignal(signal)
+			if err != nil {
+				return err
+			}
+			limit := time.Duration(seconds) * time.Second
+			if seconds < 0 { // docker's "wait for ever"
+				limit = 365 * 24 * time.Hour
+			}
+			return c.each(args, func(name string) error {
+				r := &weftv1.StopSandboxRequest{Ref: name, Signal: int32(sig), Timeout: durationpb.New(limit)}
+				if _, err := callWithin(cmd.Context(), c, limit+callTimeout, (*client).StopSandbox, r); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(c.env.Out, name)
+				return err
+			})
+		},
+	}
+	cmd.Flags().IntVarP(&seconds, "time", "t", seconds, "Seconds to wait before the process is killed (-1: for ever)")
+	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send, by name or number (default SIGTERM)")
+	return cmd
+}
+
+// parseSignal reads TERM, SIGTERM or 15; "" is 0, which leaves the choice to the agent.
+func parseSignal(s string) (syscall.Signal, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n), nil
+	}
+	name := "SIG" + strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("invalid signal: %s", s)
+}
+
+func (c *cli) startCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "start SANDBOX [SANDBOX...]", Short: "Start one or more stopped sandboxes", Args: atLeast(1),
+		Example:           "  weft start c1 db",
+		ValidArgsFunction: c.completeSandboxes(-1, true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.each(args, func(name string) error {
+				if _, err := call(cmd.Context(), c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: name}); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(c.env.Out, name)
+				return err
+			})
+		},
+	}
+}
+
+func (c *cli) removeCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm [OPTIONS] SANDBOX [SANDBOX...]", Aliases: []string{"remove"}, Short: "Remove one or more sandboxes", Args: atLeast(1),
+		Example: `  weft rm c1
+  weft rm -f c1   # also while it runs`,
+		ValidArgsFunction: c.completeSandboxes(-1, true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.each(args, func(name string) error {
+				if _, err := call(cmd.Context(), c, (*client).RemoveSandbox, &weftv1.RemoveSandboxRequest{Ref: name, Force: force}); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(c.env.Out, name)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Also remove a sandbox that runs: its process is killed")
+	return cmd
+}

@@ -1,0 +1,166 @@
+package command
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/cmd/weft/table"
+	weftv1 "weft/proto/weft/v1"
+)
+
+// inspectedSandbox is what `inspect` shows of a sandbox, with docker's names.
+type inspectedSandbox struct {
+	ID              string `json:"Id"`
+	Created         time.Time
+	Path            string
+	Args            []string
+	State           stateView
+	Name            string
+	LogPath         string
+	Host            string
+	HostConfig      hostConfigView
+	Config          configView
+	NetworkSettings settingsView
+}
+
+type stateView struct {
+	Status     string
+	Running    bool
+	Pid        int32
+	ExitCode   int32
+	Error      string
+	StartedAt  time.Time
+	FinishedAt time.Time
+}
+
+type hostConfigView struct {
+	NetworkMode string
+	AutoRemove  bool
+	DNS         []string `json:"Dns"`
+}
+
+type configView struct {
+	Hostname   string
+	User       string
+	Tty        bool
+	Env        []string
+	Cmd        []string
+	WorkingDir string
+	Labels     map[string]string
+}
+
+type settingsView struct {
+	SandboxID  string
+	SandboxKey string
+	Networks   map[string]attachmentView
+}
+
+type ipamConfigView struct {
+	IPv4Address string `json:",omitempty"`
+	IPv6Address string `json:",omitempty"`
+}
+
+type attachmentView struct {
+	IPAMConfig          *ipamConfigView
+	Links               []string
+	Aliases             []string
+	MacAddress          string
+	DriverOpts          map[string]string
+	GwPriority          int32
+	NetworkID           string
+	EndpointID          string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	IPv6Gateway         string
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	DNSNames            []string
+}
+
+func sandboxView(s *weftv1.Sandbox) inspectedSandbox {
+	v := inspectedSandbox{
+		ID: s.Id, Created: moment(s.Created), Args: []string{}, Name: s.Name, LogPath: s.LogPath, Host: s.Host,
+		State: stateView{
+			Status: s.Status, Running: s.Status == "running", Pid: s.Pid, ExitCode: s.GetExit().GetCode(), Error: s.GetExit().GetError(),
+			StartedAt: moment(s.Started), FinishedAt: moment(s.Finished),
+		},
+		HostConfig: hostConfigView{NetworkMode: networkMode(s), AutoRemove: s.AutoRemove, DNS: listed(s.Dns)},
+		Config: configView{
+			Hostname: s.Hostname, User: s.User, Tty: s.Tty, Env: listed(s.Env), Cmd: listed(s.Command), WorkingDir: s.Workdir, Labels: filled(s.Labels),
+		},
+		NetworkSettings: settingsView{SandboxID: s.Id, SandboxKey: s.NetnsPath, Networks: map[string]attachmentView{}},
+	}
+	if len(s.Command) > 0 {
+		v.Path, v.Args = s.Command[0], s.Command[1:]
+	}
+	for _, e := range s.Endpoints {
+		v.NetworkSettings.Networks[settingsName(e)] = attachedView(s, e)
+	}
+	return v
+}
+
+// settingsName is the network's name; where the agent does not know it (the store is away), what was asked for.
+func settingsName(e *weftv1.EndpointSettings) string {
+	if n := e.GetEndpoint().GetNetworkName(); n != "" {
+		return n
+	}
+	return e.GetRequested().GetNetwork()
+}
+
+// networkMode is docker's: "host", "none", or the first network.
+func networkMode(s *weftv1.Sandbox) string {
+	if s.NetworkMode != "" || len(s.Endpoints) == 0 {
+		return s.NetworkMode
+	}
+	return settingsName(s.Endpoints[0])
+}
+
+func attachedView(s *weftv1.Sandbox, e *weftv1.EndpointSettings) attachmentView {
+	asked, ep := e.GetRequested(), e.GetEndpoint()
+	v := attachmentView{
+		Aliases: asked.GetAliases(), MacAddress: ep.GetMacAddress(), DriverOpts: asked.GetDriverOptions(), GwPriority: asked.GetGwPriority(),
+		NetworkID: ep.GetNetworkId(), EndpointID: ep.GetId(),
+	}
+	if asked.GetIp() != "" || asked.GetIp6() != "" {
+		v.IPAMConfig = &ipamConfigView{IPv4Address: asked.GetIp(), IPv6Address: asked.GetIp6()}
+	}
+	for _, l := range asked.GetLinks() {
+		v.Links = append(v.Links, l.Target+":"+l.Alias)
+	}
+	v4, v6 := families(ep.GetAddresses())
+	v.IPAddress, v.IPPrefixLen = splitPrefix(v4)
+	v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = splitPrefix(v6)
+	gateway := e.Gateway
+	if gateway == "" {
+		gateway = ep.GetGateway()
+	}
+	if a, err := netip.ParseAddr(gateway); err == nil && a.Is6() {
+		v.IPv6Gateway = gateway
+	} else {
+		v.Gateway = gateway
+	}
+	for _, n := range append([]string{s.Name}, append(slices.Clone(asked.GetAliases()), table.ShortID(s.Id), s.Hostname)...) {
+		if n != "" && !slices.Contains(v.DNSNames, n) {
+			v.DNSNames = append(v.DNSNames, n)
+		}
+	}
+	return v
+}
+
+func splitPrefix(s string) (addr string, bits int) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return "", 0
+	}
+	return p.Addr().String(), p.Bits()
+}
+
+// listed is s, and where that is nil an empty list: docker's JSON has [] there.
+func listed(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
