@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -32,7 +33,10 @@ const (
 )
 
 // Server is a running server.
-type Server struct{ e *embed.Etcd }
+type Server struct {
+	e    *embed.Etcd
+	once sync.Once
+}
 
 // Start starts the server and waits until it answers.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
@@ -77,7 +81,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 func (s *Server) Endpoint() string { return s.e.Clients[0].Addr().String() }
 
 // Close ends the server; the data stay.
-func (s *Server) Close() { s.e.Close() }
+func (s *Server) Close() { s.once.Do(s.e.Close) }
 
 func urls(addr string) []url.URL { return []url.URL{{Scheme: "http", Host: addr}} }
 

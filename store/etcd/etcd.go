@@ -112,6 +112,9 @@ func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc)
 func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	if err := s.connected(ctx); err != nil {
+		return store.Entry{}, err
+	}
 	r, err := s.cli.Get(ctx, s.path(k))
 	if err != nil {
 		return store.Entry{}, s.readError("get "+k.String(), err)
@@ -126,6 +129,9 @@ func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
 func (s *Store) List(ctx context.Context, partition string) (store.Snapshot, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	if err := s.connected(ctx); err != nil {
+		return store.Snapshot{}, err
+	}
 	l, _, err := s.list(ctx, partition)
 	if err != nil {
 		return store.Snapshot{}, s.readError("list "+partition, err)
@@ -187,6 +193,9 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	if err := s.connected(ctx); err != nil {
+		return 0, err
+	}
 	cmps := make([]clientv3.Cmp, len(t.If))
 	gets := make([]clientv3.Op, len(t.If))
 	for i, c := range t.If {
@@ -242,6 +251,9 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	out := store.Status{Backend: "etcd", Endpoints: s.cfg.Endpoints}
+	if err := s.connected(ctx); err != nil {
+		return out, err
+	}
 	begin := time.Now()
 	r, err := s.cli.Get(ctx, s.prefix, clientv3.WithCountOnly())
 	if err != nil {

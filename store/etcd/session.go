@@ -33,6 +33,9 @@ type session struct {
 func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store.Session, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	if err := s.connected(ctx); err != nil {
+		return nil, err
+	}
 	lease, ttl, err := s.takeOver(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -119,6 +119,9 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 		}
 		return tx.Bucket(metaBucket).Put(revKey, binary.BigEndian.AppendUint64(nil, uint64(rev)))
 	})
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+		return 0, store.ErrClosed
+	}
 	if err != nil {
 		return 0, fmt.Errorf("write to %s: %w", s.db.Path(), err)
 	}

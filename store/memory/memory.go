@@ -206,6 +206,7 @@ type watcher struct {
 	partition string
 	queue     []store.Batch
 	resync    bool
+	begun     bool // the first batch, which comes even when it is empty, has been taken
 	wake      chan struct{}
 	known     map[store.Key]store.Rev // what was delivered; the watch's own goroutine alone touches it
 }
@@ -262,7 +263,12 @@ func (x *watcher) take() []store.Batch {
 	x.queue = nil
 	if x.resync {
 		x.resync = false
-		out = []store.Batch{x.differenceLocked()}
+		b := x.differenceLocked()
+		if x.begun && len(b.Puts)+len(b.Dels) == 0 {
+			return nil
+		}
+		x.begun = true
+		out = []store.Batch{b}
 	}
 	return out
 }

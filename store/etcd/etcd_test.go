@@ -1,0 +1,194 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weft/store"
+	"weft/store/etcd"
+	"weft/store/storetest"
+	"weft/store/storetest/etcdserver"
+)
+
+// The servers are started once for the package.
+var single, three *etcdserver.Cluster
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "weft-etcd-")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	for size, c := range map[int]**etcdserver.Cluster{1: &single, 3: &three} {
+		d, err := os.MkdirTemp(dir, "c")
+		if err != nil {
+			panic(err)
+		}
+		if *c, err = etcdserver.Start(context.Background(), etcdserver.Options{Size: size, Dir: d}); err != nil {
+			panic(err)
+		}
+		defer func() { _ = (*c).Stop() }()
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
+}
+
+func client(t *testing.T, c *etcdserver.Cluster, prefix string) store.Store {
+	t.Helper()
+	s, err := etcd.New(etcd.Config{Endpoints: c.Endpoints(), Prefix: prefix, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	for name, c := range map[string]*etcdserver.Cluster{"one node": single, "three nodes": three} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, storetest.World{
+				Floor:  2 * time.Second,
+				Client: func(t *testing.T, prefix string) store.Store { return client(t, c, prefix) },
+				Compact: func(t *testing.T) {
+					if err := c.Compact(context.Background()); err != nil {
+						t.Error(err)
+					}
+				},
+			})
+		})
+	}
+}
+
+var txn = store.Txn{Then: []store.Op{store.Put(store.Key{Partition: store.Meta, Name: "k"}, []byte("v"))}}
+
+func TestAServerThatIsNotThereIsUnreachableSoon(t *testing.T) {
+	s, err := etcd.New(etcd.Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if _, err := s.Txn(ctx, txn); !errors.Is(err, store.ErrUnreachable) {
+		t.Errorf("transaction: %v, want unreachable: nothing was sent", err)
+	}
+	if _, err := s.Status(ctx); !errors.Is(err, store.ErrUnreachable) || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("status: %v", err)
+	}
+}
+
+func own(t *testing.T, size int) *etcdserver.Cluster {
+	t.Helper()
+	c, err := etcdserver.Start(t.Context(), etcdserver.Options{Size: size, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Stop() })
+	return c
+}
+
+func next(t *testing.T, w <-chan store.Batch) store.Batch {
+	t.Helper()
+	select {
+	case b := <-w:
+		return b
+	case <-time.After(15 * time.Second):
+		t.Fatal("nothing came")
+	}
+	return store.Batch{}
+}
+
+func TestWatchGoesOnAfterTheServerWasKilled(t *testing.T) {
+	t.Parallel()
+	c := own(t, 1)
+	s := client(t, c, "p")
+	w := s.Watch(t.Context(), store.Meta)
+	next(t, w)
+	rev, err := s.Txn(t.Context(), txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := next(t, w); b.Rev != rev {
+		t.Fatalf("%+v", b)
+	}
+	if err := errors.Join(c.Members[0].Kill(), c.Members[0].Start(), c.Wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	rev, err = s.Txn(t.Context(), txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := next(t, w); b.Rev != rev || len(b.Puts) != 1 {
+		t.Errorf("after the restart: %+v, want revision %d", b, rev)
+	}
+}
+
+func TestAPausedServerLeavesTheOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	c := own(t, 1)
+	s := client(t, c, "p")
+	if _, err := s.Txn(t.Context(), txn); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Members[0].Pause(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err := s.Txn(ctx, txn)
+	if !errors.Is(err, store.ErrUnknown) {
+		t.Errorf("got %v, want unknown", err)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("it took %v although the context had half a second", d)
+	}
+	if err := c.Members[0].Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Txn(t.Context(), txn); err != nil {
+		t.Errorf("after the pause: %v", err)
+	}
+}
+
+func TestAWipedServerIsListedAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Stop() })
+	s := client(t, c, "p")
+	for range 5 {
+		if _, err := s.Txn(t.Context(), txn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := s.Watch(t.Context(), store.Meta)
+	before := next(t, w)
+	if err := errors.Join(c.Members[0].Kill(), os.RemoveAll(dir+"/m0"), c.Members[0].Start(), c.Wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	b := next(t, w)
+	if !b.Resync || len(b.Dels) != 1 || b.Rev >= before.Rev {
+		t.Errorf("got %+v, want a resync that goes back from %d", b, before.Rev)
+	}
+}

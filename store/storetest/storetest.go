@@ -1,0 +1,492 @@
+// Package storetest is the conformance suite of package store: every back end passes all of it.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"weft/store"
+)
+
+// World is a back end under test. Each test gets clients of a prefix of its own.
+type World struct {
+	// Client returns a new client of the prefix; the test closes it.
+	Client func(t *testing.T, prefix string) store.Store
+	// Compact makes the back end forget its history up to now.
+	Compact func(t *testing.T)
+	// SharedSessions is false where sessions cannot be seen by another client than their own.
+	SingleClient bool
+	// Floor is the shortest session that the back end grants.
+	Floor time.Duration
+}
+
+const patience = 15 * time.Second
+
+// Run runs the suite.
+func Run(t *testing.T, w World) {
+	for name, test := range map[string]func(*testing.T, env){
+		"a transaction is applied whole or refused":  txnIsAtomic,
+		"every condition is honoured":                conditions,
+		"limits are refused before anything":         limits,
+		"odd names come back as they were":           oddNames,
+		"one of many writers wins":                   race,
+		"a list is of one moment":                    listIsConsistent,
+		"a watch begins with the list":               watchBeginsWithList,
+		"a watch misses nothing and doubles nothing": watchIsExact,
+		"a watch after compaction is exact":          watchAfterCompaction,
+		"a session's key goes with it":               sessionCloses,
+		"a session is taken over":                    sessionResumes,
+		"a session that is left ends":                sessionExpires,
+		"a held session is refused":                  sessionIsExclusive,
+		"prefixes do not see each other":             prefixes,
+		"a closed store says so":                     closed,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+			t.Cleanup(cancel)
+			prefix := fmt.Sprintf("t%x", rand.Uint64())
+			test(t, env{World: w, ctx: ctx, prefix: prefix, s: w.Client(t, prefix)})
+		})
+	}
+}
+
+type env struct {
+	World
+	ctx    context.Context
+	prefix string
+	s      store.Store
+}
+
+func key(name string) store.Key { return store.Key{Partition: store.Meta, Name: name} }
+
+func (e env) must(t *testing.T, txn store.Txn) store.Rev {
+	t.Helper()
+	rev, err := e.s.Txn(e.ctx, txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+func put(k, v string) store.Txn { return store.Txn{Then: []store.Op{store.Put(key(k), []byte(v))}} }
+
+func txnIsAtomic(t *testing.T, e env) {
+	a := e.must(t, put("a", "1"))
+	_, err := e.s.Txn(e.ctx, store.Txn{
+		If:   []store.Cond{{Key: key("a"), Rev: a}, {Key: key("b"), Rev: store.Exists}},
+		Then: []store.Op{store.Put(key("a"), []byte("2")), store.Put(key("c"), nil)},
+	})
+	var c *store.ConflictError
+	if !errors.As(err, &c) || c.Key != key("b") || c.Have != store.Absent {
+		t.Fatalf("got %v, want a conflict on b", err)
+	}
+	if got, err := e.s.Get(e.ctx, key("a")); err != nil || string(got.Value) != "1" || got.Rev != a {
+		t.Errorf("a is %+v, %v after a refused transaction", got, err)
+	}
+	if _, err := e.s.Get(e.ctx, key("c")); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("c: %v after a refused transaction", err)
+	}
+	rev := e.must(t, store.Txn{
+		If:   []store.Cond{{Key: key("a"), Rev: a}, {Key: key("b"), Rev: store.Absent}},
+		Then: []store.Op{store.Del(key("a")), store.Put(key("b"), []byte("x")), store.Del(key("never"))},
+	})
+	if rev <= a {
+		t.Errorf("revision %d after %d", rev, a)
+	}
+	l, err := e.s.List(e.ctx, store.Meta)
+	if err != nil || len(l.Entries) != 1 || l.Entries[0].Key != key("b") || l.Entries[0].Rev != rev || l.Rev < rev {
+		t.Errorf("list %+v, %v", l, err)
+	}
+}
+
+func conditions(t *testing.T, e env) {
+	first := e.must(t, put("k", "1"))
+	second := e.must(t, put("k", "2"))
+	for name, tc := range map[string]struct {
+		rev store.Rev
+		ok  bool
+	}{"the newest": {second, true}, "an older one": {first, false}, "absent": {store.Absent, false}, "exists": {store.Exists, true}} {
+		_, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{{Key: key("k"), Rev: tc.rev}}, Then: []store.Op{store.Put(key("other"+name), nil)}})
+		var c *store.ConflictError
+		if (err == nil) != tc.ok || err != nil && (!errors.As(err, &c) || c.Have != second) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Deleted and made again is not the same: no ABA.
+	e.must(t, store.Txn{Then: []store.Op{store.Del(key("k"))}})
+	e.must(t, put("k", "2"))
+	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{{Key: key("k"), Rev: second}}, Then: []store.Op{store.Del(key("k"))}}); err == nil {
+		t.Error("a key that was deleted and made again passed for the old one")
+	}
+}
+
+func limits(t *testing.T, e env) {
+	var many store.Txn
+	for i := range store.MaxOps + 1 {
+		many.Then = append(many.Then, store.Put(key(fmt.Sprint(i)), nil))
+	}
+	for name, txn := range map[string]store.Txn{
+		"too many": many,
+		"too big":  {Then: []store.Op{store.Put(key("k"), make([]byte, store.MaxValue+1))}},
+		"twice":    {Then: []store.Op{store.Put(key("k"), nil), store.Del(key("k"))}},
+		"no name":  {Then: []store.Op{store.Put(key(""), nil)}},
+		"too long": {Then: []store.Op{store.Put(key(strings.Repeat("x", store.MaxName+1)), nil)}},
+	} {
+		if _, err := e.s.Txn(e.ctx, txn); !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	big := store.Txn{Then: []store.Op{store.Put(key("b"), make([]byte, store.MaxValue)), store.Put(key(strings.Repeat("y", store.MaxName)), make([]byte, store.MaxValue))}}
+	e.must(t, big)
+}
+
+func oddNames(t *testing.T, e env) {
+	names := []string{"a/b", "a//b", "..", ".", "a b", "ä/ö", "%2F", "a\x00b", "\xff\xfe", "name/", "/x", "A", "a"}
+	var want []store.Key
+	for _, n := range names {
+		e.must(t, put(n, n))
+		want = append(want, key(n))
+	}
+	if _, err := e.s.Txn(e.ctx, store.Txn{Then: []store.Op{store.Put(store.Key{Partition: "net/x", Name: "in another partition"}, nil)}}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := e.s.List(e.ctx, store.Meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []store.Key
+	for _, x := range l.Entries {
+		got = append(got, x.Key)
+		if string(x.Value) != x.Key.Name {
+			t.Errorf("%q holds %q", x.Key.Name, x.Value)
+		}
+	}
+	byName := func(a, b store.Key) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortFunc(want, byName)
+	slices.SortFunc(got, byName)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func race(t *testing.T, e env) {
+	const writers = 8
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := 0
+	for i := range writers {
+		c := e.client(t)
+		wg.Go(func() {
+			_, err := c.Txn(e.ctx, store.Txn{
+				If:   []store.Cond{{Key: key("claim"), Rev: store.Absent}},
+				Then: []store.Op{store.Put(key("claim"), []byte{byte(i)}), store.Put(key(fmt.Sprintf("by-%d", i)), nil)},
+			})
+			var c *store.ConflictError
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won++
+			} else if !errors.As(err, &c) {
+				t.Errorf("writer %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	l, err := e.s.List(e.ctx, store.Meta)
+	if err != nil || won != 1 || len(l.Entries) != 2 {
+		t.Errorf("%d winners, %d keys, %v", won, len(l.Entries), err)
+	}
+}
+
+// client is another client of the same prefix, where there can be one.
+func (e env) client(t *testing.T) store.Store {
+	if e.SingleClient {
+		return e.s
+	}
+	return e.Client(t, e.prefix)
+}
+
+func listIsConsistent(t *testing.T, e env) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	pair := func(i int) store.Txn {
+		v := fmt.Appendf(nil, "%d", i)
+		return store.Txn{Then: []store.Op{store.Put(key("x"), v), store.Put(key("y"), v)}}
+	}
+	e.must(t, pair(0))
+	writer := e.client(t)
+	wg.Go(func() {
+		for i := 1; ctx.Err() == nil; i++ {
+			if _, err := writer.Txn(ctx, pair(i)); err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	var last store.Rev
+	for range 100 {
+		l, err := e.s.List(e.ctx, store.Meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(l.Entries) != 2 || string(l.Entries[0].Value) != string(l.Entries[1].Value) || l.Rev < last {
+			t.Fatalf("half a transaction, or back in time: %+v", l)
+		}
+		last = l.Rev
+	}
+}
+
+// next receives a batch within the suite's patience.
+func next(t *testing.T, c <-chan store.Batch) store.Batch {
+	t.Helper()
+	select {
+	case b, ok := <-c:
+		if !ok {
+			t.Fatal("the watch has ended")
+		}
+		return b
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+	}
+	return store.Batch{}
+}
+
+func watchBeginsWithList(t *testing.T, e env) {
+	e.must(t, put("a", "1"))
+	rev := e.must(t, put("b", "2"))
+	w := e.s.Watch(e.ctx, store.Meta)
+	b := next(t, w)
+	if !b.Resync || len(b.Puts) != 2 || b.Rev < rev {
+		t.Fatalf("first batch %+v", b)
+	}
+	rev = e.must(t, store.Txn{Then: []store.Op{store.Put(key("c"), nil), store.Del(key("a")), store.Put(store.Key{Partition: "net/x", Name: "n"}, nil)}})
+	b = next(t, w)
+	if b.Resync || b.Rev != rev || len(b.Puts) != 1 || b.Puts[0].Key != key("c") || b.Puts[0].Rev != rev || !slices.Equal(b.Dels, []store.Key{key("a")}) {
+		t.Errorf("second batch %+v", b)
+	}
+	empty := next(t, e.s.Watch(e.ctx, "net/never"))
+	if !empty.Resync || len(empty.Puts) != 0 {
+		t.Errorf("a watch of nothing began with %+v", empty)
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	ending := e.s.Watch(ctx, store.Meta)
+	cancel()
+	for range ending { // ends
+	}
+}
+
+// apply checks that a batch follows from what was delivered before.
+func apply(t *testing.T, have map[string]store.Entry, b store.Batch, last *store.Rev) {
+	t.Helper()
+	if b.Rev < *last || b.Rev == *last && !b.Resync {
+		t.Fatalf("batch of revision %d after %d", b.Rev, *last)
+	}
+	*last = b.Rev
+	for _, k := range b.Dels {
+		if _, ok := have[k.Name]; !ok {
+			t.Fatalf("%s was deleted twice, or never told", k)
+		}
+		delete(have, k.Name)
+	}
+	for _, p := range b.Puts {
+		if have[p.Key.Name].Rev >= p.Rev {
+			t.Fatalf("%s came twice", p.Key)
+		}
+		have[p.Key.Name] = p
+	}
+}
+
+func watchIsExact(t *testing.T, e env) { e.follow(t, 300, func(int) {}) }
+
+func watchAfterCompaction(t *testing.T, e env) {
+	e.follow(t, 100, func(i int) {
+		if i%25 == 0 {
+			e.Compact(t)
+		}
+	})
+}
+
+// follow lets several writers write, one watch from the start and one that comes late, and compares what they know at the end.
+func (e env) follow(t *testing.T, n int, each func(int)) {
+	early := e.s.Watch(e.ctx, store.Meta)
+	var wg sync.WaitGroup
+	for w := range 4 {
+		c := e.client(t)
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 1))
+			for i := range n / 4 {
+				name := fmt.Sprintf("k%d", r.IntN(20))
+				op := store.Put(key(name), fmt.Appendf(nil, "%d-%d", w, i))
+				if r.IntN(3) == 0 {
+					op = store.Del(key(name))
+				}
+				if _, err := c.Txn(e.ctx, store.Txn{Then: []store.Op{op, store.Put(key(fmt.Sprintf("w%d", w)), nil)}}); err != nil {
+					t.Error(err)
+					return
+				}
+				each(i)
+			}
+		})
+	}
+	late := e.s.Watch(e.ctx, store.Meta)
+	wg.Wait()
+	end := e.must(t, put("end", ""))
+	want, err := e.s.List(e.ctx, store.Meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, w := range map[string]<-chan store.Batch{"early": early, "late": late} {
+		have, last := map[string]store.Entry{}, store.Rev(0)
+		for last < end {
+			apply(t, have, next(t, w), &last)
+		}
+		if len(have) != len(want.Entries) {
+			t.Errorf("%s watch knows %d keys, the list %d", name, len(have), len(want.Entries))
+		}
+		for _, x := range want.Entries {
+			if have[x.Key.Name].Rev != x.Rev || string(have[x.Key.Name].Value) != string(x.Value) {
+				t.Errorf("%s watch: %s is %+v, want %+v", name, x.Key, have[x.Key.Name], x)
+			}
+		}
+	}
+}
+
+func (e env) session(t *testing.T, s store.Store, resume string) (store.Session, error) {
+	t.Helper()
+	return s.OpenSession(e.ctx, store.SessionConfig{
+		Key: store.Key{Partition: store.Alive, Name: "host"}, Value: []byte("v"), TTL: max(e.Floor, 2*time.Second), Resume: resume,
+	})
+}
+
+func sessionCloses(t *testing.T, e env) {
+	s, err := e.session(t, e.s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.s.Watch(e.ctx, store.Alive)
+	if b := next(t, w); len(b.Puts) != 1 || b.Puts[0].Rev != s.Alive().Rev {
+		t.Errorf("first batch %+v, session at %v", b, s.Alive())
+	}
+	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{s.Alive()}, Then: []store.Op{store.Put(key("x"), nil)}}); err != nil {
+		t.Errorf("fenced write of a live session: %v", err)
+	}
+	// It lives longer than its TTL as long as it is renewed.
+	select {
+	case <-s.Done():
+		t.Fatal("the session ended by itself")
+	case <-time.After(s.TTL() + s.TTL()/2):
+	}
+	if err := s.Close(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if b := next(t, w); len(b.Dels) != 1 {
+		t.Errorf("after the end: %+v", b)
+	}
+	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{s.Alive()}, Then: []store.Op{store.Put(key("x"), nil)}}); err == nil {
+		t.Error("a write of an ended session was applied")
+	}
+}
+
+func sessionResumes(t *testing.T, e env) {
+	old, err := e.session(t, e.s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Leave()
+	s, err := e.session(t, e.s, old.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ID() != old.ID() {
+		t.Errorf("session %s became %s", old.ID(), s.ID())
+	}
+	select {
+	case <-s.Done():
+		t.Error("the session that was taken over ended")
+	case <-time.After(s.TTL() + s.TTL()/2):
+	}
+	if err := s.Close(e.ctx); err != nil {
+		t.Error(err)
+	}
+	// What is gone cannot be taken over, and is no reason to fail.
+	again, err := e.session(t, e.s, old.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(e.ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func sessionExpires(t *testing.T, e env) {
+	s, err := e.session(t, e.s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.s.Watch(e.ctx, store.Alive)
+	next(t, w)
+	left := time.Now()
+	s.Leave()
+	if b := next(t, w); len(b.Dels) != 1 {
+		t.Errorf("after leaving: %+v", b)
+	}
+	if d := time.Since(left); d < s.TTL()/2 {
+		t.Errorf("the key went %v after the last renewal, TTL %v", d, s.TTL())
+	}
+}
+
+func sessionIsExclusive(t *testing.T, e env) {
+	s, err := e.session(t, e.s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.session(t, e.client(t), "")
+	var c *store.ConflictError
+	if !errors.As(err, &c) || c.Have != s.Alive().Rev {
+		t.Errorf("second session on one key: %v", err)
+	}
+	if err := s.Close(e.ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func prefixes(t *testing.T, e env) {
+	if e.SingleClient {
+		return
+	}
+	other := e.Client(t, e.prefix+"0") // ours is its prefix, textually
+	if _, err := other.Txn(e.ctx, put("theirs", "")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := e.s.List(e.ctx, store.Meta)
+	if err != nil || len(l.Entries) != 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+func closed(t *testing.T, e env) {
+	w := e.s.Watch(e.ctx, store.Meta)
+	next(t, w)
+	if err := e.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range w { // ends
+	}
+	if _, err := e.s.Txn(e.ctx, put("x", "")); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("transaction after Close: %v", err)
+	}
+	if _, err := e.s.Get(e.ctx, key("x")); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("get after Close: %v", err)
+	}
+}
