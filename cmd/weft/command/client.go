@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -36,8 +35,26 @@ type client struct {
 	conn *grpc.ClientConn
 	host string
 
-	mu      sync.Mutex // guards dialErr
+	mu      sync.Mutex // guards dialErr and cut
 	dialErr error      // of the last attempt to connect
+	cut     bool       // the connection that there was has ended
+}
+
+// watched is a connection that tells the client when it ends: of its calls, gRPC says no more than that the agent is unavailable, which
+// is also what an agent says whose store is out.
+type watched struct {
+	net.Conn
+	a *client
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil {
+		w.a.mu.Lock()
+		w.a.cut = true
+		w.a.mu.Unlock()
+	}
+	return n, err
 }
 
 // agent gives the client of this run; it connects with the first call.
@@ -80,9 +97,13 @@ func (a *client) close() { a.conn.Close() } // nothing is left to be sent, so no
 func (a *client) dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.dialErr = err
-	a.mu.Unlock()
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	a.cut = false
+	return &watched{conn, a}, nil
 }
 
 func (a *client) explain(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -106,12 +127,12 @@ func (a *client) said(err error) error {
 	switch status.Code(err) {
 	case codes.Unavailable:
 		a.mu.Lock()
-		dialErr := a.dialErr
+		dialErr, cut := a.dialErr, a.cut
 		a.mu.Unlock()
 		if dialErr != nil {
 			return a.noAgent(dialErr)
 		}
-		if a.conn.GetState() != connectivity.Ready {
+		if cut {
 			return &lost{fmt.Sprintf("the weft agent at %s went away before it answered; whether it did what was asked is not known", a.host)}
 		}
 	case codes.DeadlineExceeded:

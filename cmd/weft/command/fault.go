@@ -37,15 +37,22 @@ func runFault(err error) error {
 	if errors.As(err, &f) {
 		return f
 	}
-	text := strings.TrimSuffix(plain(err), ".")
-	return &fault{code: codeAgent, text: "weft: " + text + ".\nSee 'weft run --help'.", err: err}
+	return &fault{code: codeAgent, text: "weft: " + sentence(plain(err)) + "\nSee 'weft run --help'.", err: err}
+}
+
+// sentence ends text as a sentence ends.
+func sentence(text string) string {
+	if strings.HasSuffix(text, ".") || strings.HasSuffix(text, "?") || strings.HasSuffix(text, "!") {
+		return text
+	}
+	return text + "."
 }
 
 // ended is how a command ends whose process ended with code.
 func ended(code int, reason string) error {
 	switch {
 	case reason != "":
-		return &fault{code: code, text: "weft: " + strings.TrimSuffix(reason, ".") + "."}
+		return &fault{code: code, text: "weft: " + sentence(reason)}
 	case code != 0:
 		return &fault{code: code}
 	}
@@ -76,11 +83,16 @@ func report(w io.Writer, err error) int {
 	return f.code
 }
 
-// each does something for every name, goes on after errors, and prints each error at once. It fails when one failed.
+// each does something for every name, goes on after errors, and prints each error at once. It fails when one failed. An agent that is
+// not there is said once.
 func (c *cli) each(names []string, do func(name string) error) error {
 	failed := false
 	for _, n := range names {
-		if err := do(n); err != nil {
+		err := do(n)
+		if errors.Is(err, errLost) {
+			return err
+		}
+		if err != nil {
 			report(c.env.Err, err)
 			failed = true
 		}

@@ -71,7 +71,16 @@ func (c *cli) root() *cobra.Command {
 		c.runCommand(), c.execCommand(), c.psCommand(), c.stopCommand(), c.startCommand(), c.removeCommand(), c.inspectCommand(),
 		c.versionCommand(), completionCommand(),
 	)
+	plainUseLines(root)
 	return root
+}
+
+// plainUseLines leaves the word for options to each command's Use, which has docker's.
+func plainUseLines(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		plainUseLines(sub)
+	}
 }
 
 const usageTemplate = `Usage:  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{else}}{{.UseLine}}{{end}}
