@@ -93,11 +93,12 @@ func (c *cli) exec(ctx context.Context, req *weftv1.ExecStart) (err error) {
 	r := con.relay(c, a)
 	r.signals = signals
 	req.Size = con.size()
-	exit, err := r.follow(ctx, a.Exec, &weftv1.StreamInput{Kind: &weftv1.StreamInput_Exec{Exec: req}}, func() {})
+	started := false
+	exit, err := r.follow(ctx, a.Exec, &weftv1.StreamInput{Kind: &weftv1.StreamInput_Exec{Exec: req}}, func() { started = true })
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return &fault{code: 128 + int(syscall.SIGINT)}
-	case errors.Is(err, errNoExit):
+	case started && (errors.Is(err, errNoExit) || errors.Is(err, errLost)):
 		return fmt.Errorf("lost the agent at %s while the command ran in %s; its exit code is not known", a.host, req.Ref)
 	case err != nil:
 		return err
