@@ -46,7 +46,7 @@ func (c *cli) psCommand() *cobra.Command {
 func sandboxRow(s *weftv1.Sandbox, l *listing, now time.Time) table.Row {
 	command := strings.Join(s.Command, " ")
 	if !l.noTrunc {
-		command = table.Shorten(command, 16)
+		command = table.Shorten(command, 13)
 	}
 	var networks []string
 	for _, e := range s.Endpoints {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -92,17 +93,15 @@ func (l List) titles(text string) (string, error) {
 		return "", err
 	}
 	h := header{}
-	for _, r := range l.Rows {
-		for k := range r {
-			h[k] = strings.ToUpper(k)
-		}
+	for _, m := range regexp.MustCompile(`\.([A-Z][A-Za-z0-9]*)`).FindAllStringSubmatch(text, -1) {
+		h[m[1]] = strings.ToUpper(m[1])
 	}
 	maps.Copy(h, l.Titles)
 	var b strings.Builder
-	if err := t.Funcs(headerFunctions()).Option("missingkey=default").Execute(&b, h); err != nil {
+	if err := t.Funcs(headerFunctions()).Execute(&b, h); err != nil {
 		return "", fmt.Errorf("template parsing error: %w", err)
 	}
-	return strings.ReplaceAll(b.String(), "<no value>", "") + "\n", nil
+	return b.String() + "\n", nil
 }
 
 // template collects everything before it writes: a wrong placeholder must not leave half a list behind.
