@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"weft/agent/about"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files from what the commands print now")
@@ -44,7 +46,7 @@ func TestScripts(t *testing.T) {
 				switch {
 				case ok:
 					r := s.run(words(t, args)...)
-					got.WriteString(line + block("", r.out) + block("2> ", strings.ReplaceAll(r.err, s.path, "SOCKET")))
+					got.WriteString(line + block("", strings.ReplaceAll(r.out, about.Version, "VERSION")) + block("2> ", strings.ReplaceAll(r.err, s.path, "SOCKET")))
 					fmt.Fprintf(&got, "exit %d\n\n", r.code)
 				case strings.HasPrefix(line, "#"):
 					got.WriteString(line)

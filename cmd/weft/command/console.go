@@ -16,6 +16,7 @@ import (
 type console struct {
 	in      *input
 	resized chan os.Signal
+	pipe    chan os.Signal
 	tty     *os.File // stdin, where it is a terminal that the process has for its own
 	saved   *term.State
 }
@@ -35,6 +36,9 @@ func (c *cli) openConsole(stdin, tty bool) (*console, error) {
 		con.tty, con.saved = f, saved
 		con.resized = make(chan os.Signal, 1)
 		signal.Notify(con.resized, syscall.SIGWINCH)
+		// A reader of stdout that goes away must not end this process before it has given the terminal back.
+		con.pipe = make(chan os.Signal, 1)
+		signal.Notify(con.pipe, syscall.SIGPIPE)
 	}
 	if stdin {
 		in, err := readInput(c.env.In)
@@ -55,6 +59,7 @@ func (con *console) close() error {
 		return nil
 	}
 	signal.Stop(con.resized)
+	signal.Stop(con.pipe)
 	if err := term.Restore(int(con.tty.Fd()), con.saved); err != nil {
 		return fmt.Errorf("give the terminal back: %w", err)
 	}

@@ -166,7 +166,10 @@ func (f *fake) StopSandbox(_ context.Context, r *weftv1.StopSandboxRequest) (*we
 	return &weftv1.StopSandboxResponse{}, f.note(r, r.Ref)
 }
 func (f *fake) SignalSandbox(_ context.Context, r *weftv1.SignalSandboxRequest) (*weftv1.SignalSandboxResponse, error) {
-	return &weftv1.SignalSandboxResponse{}, f.note(r, "signal")
+	return &weftv1.SignalSandboxResponse{}, f.note(r, r.Ref)
+}
+func (f *fake) WaitSandbox(_ context.Context, r *weftv1.WaitSandboxRequest) (*weftv1.WaitSandboxResponse, error) {
+	return &weftv1.WaitSandboxResponse{Exit: &weftv1.Exit{Code: 3}}, f.note(r, r.Ref)
 }
 func (f *fake) RemoveSandbox(_ context.Context, r *weftv1.RemoveSandboxRequest) (*weftv1.RemoveSandboxResponse, error) {
 	return &weftv1.RemoveSandboxResponse{}, f.note(r, "rm "+r.Ref)

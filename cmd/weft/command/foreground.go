@@ -134,7 +134,8 @@ func (p *process) resume(ctx context.Context) (*weftv1.Exit, error) {
 	defer tick.Stop()
 	for {
 		exit, err := p.again(ctx)
-		if !errors.Is(err, errLost) {
+		starting := errors.Is(err, errLost) || status.Code(err) == codes.Unavailable
+		if !starting {
 			return exit, err
 		}
 		select {

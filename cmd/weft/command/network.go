@@ -13,7 +13,7 @@ func (c *cli) networkCommand() *cobra.Command {
 	return group("network", "Manage networks", `  weft network create -d overlay --subnet 10.5.0.0/24 web
   weft network ls
   weft network connect --alias db web pg1`,
-		c.networkCreate(), c.networkList(), c.networkInspect(), c.networkRemove(), c.networkConnect(), c.networkDisconnect())
+		c.networkCreate(), c.networkList(), c.networkInspect(), c.networkRemove(), c.networkPrune(), c.networkConnect(), c.networkDisconnect())
 }
 
 func (c *cli) networkCreate() *cobra.Command {
@@ -99,11 +99,8 @@ func (c *cli) networkRemove() *cobra.Command {
 		ValidArgsFunction: c.completeNetworks(-1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.each(args, func(name string) error {
-				if _, err := call(cmd.Context(), c, (*client).RemoveNetwork, &weftv1.RemoveNetworkRequest{Ref: name}); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintln(c.env.Out, name)
-				return err
+				_, err := call(cmd.Context(), c, (*client).RemoveNetwork, &weftv1.RemoveNetworkRequest{Ref: name})
+				return c.done(name, err)
 			})
 		},
 	}

@@ -45,6 +45,11 @@ func TestRequests(t *testing.T) {
 		{"stop c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(10 * time.Second)}},
 		{"stop -t 0 -s 9 c", &weftv1.StopSandboxRequest{Ref: "c", Signal: 9, Timeout: durationpb.New(0)}},
 		{"stop --time 3 --signal hup c", &weftv1.StopSandboxRequest{Ref: "c", Signal: 1, Timeout: durationpb.New(3 * time.Second)}},
+		{"restart -t 3 c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(3 * time.Second)}},
+		{"kill c", &weftv1.SignalSandboxRequest{Ref: "c", Signal: 9}},
+		{"kill -s usr1 c", &weftv1.SignalSandboxRequest{Ref: "c", Signal: 10}},
+		{"network prune -f --filter label=a=b --filter until=1h", &weftv1.ListNetworksRequest{Filters: []*weftv1.Filter{
+			{Key: "dangling", Value: "true"}, {Key: "type", Value: "custom"}, {Key: "label", Value: "a=b"}}}},
 		{"rm -f c", &weftv1.RemoveSandboxRequest{Ref: "c", Force: true}},
 		{"endpoint ls -f network=n -f host=h", &weftv1.ListEndpointsRequest{Filters: []*weftv1.Filter{{Key: "network", Value: "n"}, {Key: "host", Value: "h"}}}},
 		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
@@ -161,7 +166,7 @@ func TestCompletionWithoutAgentIsSilent(t *testing.T) {
 func TestHelp(t *testing.T) {
 	s := newShell(t)
 	for _, args := range []string{
-		"", "network", "network create", "network ls", "network inspect", "network rm", "network connect", "network disconnect", "run", "exec", "ps",
+		"", "network", "network create", "network ls", "network inspect", "network rm", "network connect", "network disconnect", "network prune", "run", "restart", "kill", "wait", "exec", "ps",
 		"stop", "start", "rm", "inspect", "endpoint", "endpoint ls", "host", "host ls", "version", "completion",
 	} {
 		r := s.run(append(strings.Fields(args), "--help")...)

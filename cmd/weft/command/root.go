@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"weft/agent/about"
 )
 
 // Environment is what a command line has of the world around it.
@@ -59,16 +61,19 @@ func (c *cli) root() *cobra.Command {
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Version:           about.Version,
 		Args:              unknownCommand,
 		RunE:              showHelp,
 	}
+	root.SetVersionTemplate("weft version {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&c.host, "host", "H", "", "Socket of the agent (default $WEFT_HOST, then "+defaultHost+")")
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpTemplate(helpTemplate)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		c.networkCommand(), c.endpointCommand(), c.hostCommand(),
-		c.runCommand(), c.execCommand(), c.psCommand(), c.stopCommand(), c.startCommand(), c.removeCommand(), c.inspectCommand(),
+		c.runCommand(), c.execCommand(), c.psCommand(), c.inspectCommand(),
+		c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.removeCommand(),
 		c.versionCommand(), completionCommand(),
 	)
 	plainUseLines(root)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"weft/cmd/weft/table"
 	weftv1 "weft/proto/weft/v1"
@@ -19,7 +18,7 @@ func (c *cli) psCommand() *cobra.Command {
 	var l listing
 	var all bool
 	cmd := &cobra.Command{
-		Use: "ps [OPTIONS]", Aliases: []string{"ls", "list"}, Short: "List the sandboxes of this host", Args: exactly(0),
+		Use: "ps [OPTIONS]", Short: "List the sandboxes of this host", Args: exactly(0),
 		Example: `  weft ps -a
   weft ps -f network=web --format '{{.Names}} {{.Status}}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -76,7 +75,7 @@ func statusOf(s *weftv1.Sandbox, now time.Time) string {
 }
 
 func (c *cli) stopCommand() *cobra.Command {
-	seconds, signal := 10, ""
+	var s stopping
 	cmd := &cobra.Command{
 		Use: "stop [OPTIONS] SANDBOX [SANDBOX...]", Short: "Stop one or more running sandboxes", Args: atLeast(1),
 		Long: "Stop sandboxes: their process gets SIGTERM, and after a while SIGKILL. Names and static addresses stay held.",
@@ -84,26 +83,14 @@ func (c *cli) stopCommand() *cobra.Command {
   weft stop -t 60 -s SIGINT db`,
 		ValidArgsFunction: c.completeSandboxes(-1, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sig, err := parseSignal(signal)
+			stop, err := s.with(cmd, c)
 			if err != nil {
 				return err
 			}
-			limit := time.Duration(seconds) * time.Second
-			if seconds < 0 { // docker's "wait for ever"
-				limit = 365 * 24 * time.Hour
-			}
-			return c.each(args, func(name string) error {
-				r := &weftv1.StopSandboxRequest{Ref: name, Signal: int32(sig), Timeout: durationpb.New(limit)}
-				if _, err := callWithin(cmd.Context(), c, limit+callTimeout, (*client).StopSandbox, r); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintln(c.env.Out, name)
-				return err
-			})
+			return c.each(args, func(name string) error { return c.done(name, stop(name)) })
 		},
 	}
-	cmd.Flags().IntVarP(&seconds, "time", "t", seconds, "Seconds to wait before the process is killed (-1: for ever)")
-	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send, by name or number (default SIGTERM)")
+	s.add(cmd)
 	return cmd
 }
 
@@ -129,11 +116,8 @@ func (c *cli) startCommand() *cobra.Command {
 		ValidArgsFunction: c.completeSandboxes(-1, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.each(args, func(name string) error {
-				if _, err := call(cmd.Context(), c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: name}); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintln(c.env.Out, name)
-				return err
+				_, err := call(cmd.Context(), c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: name})
+				return c.done(name, err)
 			})
 		},
 	}
@@ -148,11 +132,8 @@ func (c *cli) removeCommand() *cobra.Command {
 		ValidArgsFunction: c.completeSandboxes(-1, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.each(args, func(name string) error {
-				if _, err := call(cmd.Context(), c, (*client).RemoveSandbox, &weftv1.RemoveSandboxRequest{Ref: name, Force: force}); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintln(c.env.Out, name)
-				return err
+				_, err := call(cmd.Context(), c, (*client).RemoveSandbox, &weftv1.RemoveSandboxRequest{Ref: name, Force: force})
+				return c.done(name, err)
 			})
 		},
 	}
