@@ -1,0 +1,166 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// HostRoute is a prefix that the host routes elsewhere than into weft.
+type HostRoute struct {
+	Prefix netip.Prefix
+	Link   string
+}
+
+// Routes returns the prefixes that the host has routes to, apart from default routes, weft's own, loopback, link-local and multicast ones.
+func (k *Kernel) Routes() ([]HostRoute, error) {
+	var out []HostRoute
+	err := k.with(HostNS, func(c *conn) error {
+		links, err := readLinks(context.Background(), c)
+		if err != nil {
+			return err
+		}
+		q := nl.NewRtMsg()
+		q.Family = unix.AF_INET
+		msgs, err := c.dump(context.Background(), unix.RTM_GETROUTE, q)
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			r, ok, err := parseRoute(m)
+			if err != nil {
+				return err
+			}
+			name := links.byIndex[r.oif].name
+			a := r.dst.Addr()
+			if !ok || r.dst.Bits() == 0 || r.protocol == Proto || r.typ != unix.RTN_UNICAST || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || strings.HasPrefix(name, "weft") {
+				continue
+			}
+			out = append(out, HostRoute{Prefix: r.dst.Masked(), Link: name})
+		}
+		return nil
+	})
+	slices.SortFunc(out, func(a, b HostRoute) int {
+		return strings.Compare(a.Prefix.String()+a.Link, b.Prefix.String()+b.Link)
+	})
+	return slices.Compact(out), err
+}
+
+// hostAddr is an address of the host.
+type hostAddr struct {
+	prefix netip.Prefix
+	link   linkInfo
+}
+
+func (k *Kernel) addrs() ([]hostAddr, error) {
+	var out []hostAddr
+	err := k.with(HostNS, func(c *conn) error {
+		links, err := readLinks(context.Background(), c)
+		if err != nil {
+			return err
+		}
+		for _, fam := range []int{unix.AF_INET, unix.AF_INET6} {
+			msgs, err := c.dump(context.Background(), unix.RTM_GETADDR, nl.NewIfAddrmsg(fam))
+			if err != nil {
+				return err
+			}
+			for _, m := range msgs {
+				as, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
+				if err != nil {
+					return err
+				}
+				for _, a := range as {
+					if addr, ok := netip.AddrFromSlice(a.Value); ok && (a.Attr.Type == unix.IFA_LOCAL || fam == unix.AF_INET6 && a.Attr.Type == unix.IFA_ADDRESS) {
+						out = append(out, hostAddr{netip.PrefixFrom(addr, int(m[1])), links.byIndex[int32(binary.NativeEndian.Uint32(m[4:]))]})
+					}
+				}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Underlay returns the link that has an address, and its MTU.
+func (k *Kernel) Underlay(addr netip.Addr) (link string, mtu int, err error) {
+	all, err := k.addrs()
+	if err != nil {
+		return "", 0, err
+	}
+	for _, a := range all {
+		if a.prefix.Addr() == addr {
+			return a.link.name, a.link.mtu, nil
+		}
+	}
+	return "", 0, fmt.Errorf("no interface has the address %s", addr)
+}
+
+// ResolveAdvertise returns the address that an interface's name or an address stands for. An empty string is the interface of the default
+// route, or the only one that has a global address.
+func (k *Kernel) ResolveAdvertise(s string) (netip.Addr, error) {
+	all, err := k.addrs()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		if !slices.ContainsFunc(all, func(h hostAddr) bool { return h.prefix.Addr() == a }) {
+			return a, fmt.Errorf("no interface has the address %s", a)
+		}
+		return a, nil
+	}
+	link := s
+	if link == "" {
+		if link, err = k.defaultLink(); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	known := false
+	var found []netip.Addr
+	for _, h := range all {
+		a := h.prefix.Addr()
+		known = known || h.link.name == link
+		if a.Is4() && a.IsGlobalUnicast() && (h.link.name == link || link == "" && !strings.HasPrefix(h.link.name, "weft")) {
+			found = append(found, a)
+		}
+	}
+	switch {
+	case len(found) == 1 || len(found) > 1 && link != "":
+		return found[0], nil
+	case link != "" && !known:
+		return netip.Addr{}, fmt.Errorf("no interface is called %s, or it has no address", link)
+	case link != "":
+		return netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address", link)
+	case len(found) == 0:
+		return netip.Addr{}, errors.New("this host has no address that others could reach it at: give --cluster-advertise once it has one")
+	}
+	return netip.Addr{}, fmt.Errorf("this host has several addresses and no default route: choose one of %v with --cluster-advertise", found)
+}
+
+// defaultLink is where the default route leads, "" if there is none.
+func (k *Kernel) defaultLink() (string, error) {
+	var name string
+	err := k.with(HostNS, func(c *conn) error {
+		links, err := readLinks(context.Background(), c)
+		if err != nil {
+			return err
+		}
+		q := nl.NewRtMsg()
+		q.Family = unix.AF_INET
+		msgs, err := c.dump(context.Background(), unix.RTM_GETROUTE, q)
+		best := -1
+		for _, m := range msgs {
+			if r, ok, err := parseRoute(m); err == nil && ok && r.dst.Bits() == 0 && (best < 0 || r.Metric < best) {
+				best, name = r.Metric, links.byIndex[r.oif].name
+			}
+		}
+		return err
+	})
+	return name, err
+}

@@ -1,0 +1,260 @@
+package kernel
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Every message is a replace: an exclusive create fails after anything that was there before.
+const replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+
+func hardware(mac string) ([]byte, error) {
+	m, err := net.ParseMAC(mac)
+	if err != nil {
+		return nil, fmt.Errorf("hardware address %q: %w", mac, err)
+	}
+	return m, nil
+}
+
+func linkMsg(flags int) (*nl.NetlinkRequest, *nl.IfInfomsg) {
+	q := nl.NewNetlinkRequest(unix.RTM_NEWLINK, flags)
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	q.AddData(m)
+	return q, m
+}
+
+func bridgeMsg(name string, s Bridge) (*nl.NetlinkRequest, error) {
+	mac, err := hardware(s.MAC)
+	if err != nil {
+		return nil, err
+	}
+	q, _ := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU))))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("bridge"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
+	data.AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, nl.Uint8Attr(0))
+	q.AddData(info)
+	return q, nil
+}
+
+// vxlanMsg is sent in the host's namespace: there stays the UDP socket. The device itself is made in the namespace of fd at once; moving
+// it there would take 20 ms.
+func vxlanMsg(name string, s VXLAN, fd uintptr) (*nl.NetlinkRequest, error) {
+	mac, err := hardware(s.MAC)
+	if err != nil {
+		return nil, err
+	}
+	q, m := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+	m.Flags, m.Change = 0, 0
+	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU))))
+	q.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(fd))))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("vxlan"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_VXLAN_ID, nl.Uint32Attr(s.VNI))
+	data.AddRtAttr(nl.IFLA_VXLAN_LOCAL, s.Local.AsSlice())
+	data.AddRtAttr(nl.IFLA_VXLAN_PORT, nl.BEUint16Attr(s.Port))
+	data.AddRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(0))
+	data.AddRtAttr(nl.IFLA_VXLAN_UDP_CSUM, nl.Uint8Attr(0))
+	q.AddData(info)
+	return q, nil
+}
+
+// vethMsg makes the pair with both ends where they belong (IFLA_NET_NS_FD within VETH_INFO_PEER).
+func vethMsg(name string, s Veth, master int32, peerFD uintptr) (*nl.NetlinkRequest, error) {
+	mac, err := hardware(s.MAC)
+	if err != nil {
+		return nil, err
+	}
+	peerMAC, err := hardware(s.Peer.MAC)
+	if err != nil {
+		return nil, err
+	}
+	q, _ := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL | unix.NLM_F_ECHO)
+	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU))))
+	if master > 0 {
+		q.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("veth"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	peer := data.AddRtAttr(nl.VETH_INFO_PEER, nil)
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	peer.AddChild(m)
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(s.Peer.Name))
+	peer.AddRtAttr(unix.IFLA_ADDRESS, peerMAC)
+	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU)))
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(peerFD)))
+	q.AddData(info)
+	return q, nil
+}
+
+// changeMsg changes what can be changed in place: MAC, MTU, master, alias, and that it is up.
+func changeMsg(index int32, mac string, mtu int, master int32, alias string) (*nl.NetlinkRequest, error) {
+	q, m := linkMsg(0)
+	m.Index = index
+	hw, err := hardware(mac)
+	if err != nil {
+		return nil, err
+	}
+	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, hw))
+	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	q.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+	if alias != "" {
+		q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	}
+	return q, nil
+}
+
+func aliasMsg(index int32, alias string) *nl.NetlinkRequest {
+	q, m := linkMsg(0)
+	m.Index = index
+	q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	return q
+}
+
+// portMsg sets a bridge port's flags.
+func portMsg(index int32, p Port) *nl.NetlinkRequest {
+	q := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	m := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	m.Index = index
+	q.AddData(m)
+	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(false))
+	info.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
+	info.AddRtAttr(nl.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
+	info.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
+	info.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.NeighSuppress))
+	info.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
+	q.AddData(info)
+	return q
+}
+
+func flag(on bool) []byte {
+	if on {
+		return []byte{1}
+	}
+	return []byte{0}
+}
+
+func family(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func addrMsg(verb Verb, index int32, k Key) (*nl.NetlinkRequest, error) {
+	p, err := netip.ParsePrefix(k.Dst)
+	if err != nil {
+		return nil, err
+	}
+	q := nl.NewNetlinkRequest(unix.RTM_NEWADDR, replace)
+	if verb == Del {
+		q = nl.NewNetlinkRequest(unix.RTM_DELADDR, 0)
+	}
+	m := nl.NewIfAddrmsg(int(family(p.Addr())))
+	m.Index, m.Prefixlen = uint32(index), uint8(p.Bits())
+	q.AddData(m)
+	q.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
+	q.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.Addr().AsSlice()))
+	return q, nil
+}
+
+func routeMsg(verb Verb, index int32, k Key, s Route) (*nl.NetlinkRequest, error) {
+	p, err := netip.ParsePrefix(k.Dst)
+	if err != nil {
+		return nil, err
+	}
+	q := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, replace)
+	m := nl.NewRtMsg()
+	if verb == Del {
+		q = nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
+		m = nl.NewRtDelMsg()
+	}
+	m.Family, m.Dst_len, m.Protocol, m.Table = family(p.Addr()), uint8(p.Bits()), Proto, unix.RT_TABLE_MAIN
+	if verb == Put && !s.Via.IsValid() {
+		m.Scope = unix.RT_SCOPE_LINK
+	}
+	if verb == Put && s.Via.IsValid() {
+		m.Flags = uint32(unix.RTNH_F_ONLINK)
+	}
+	q.AddData(m)
+	if p.Bits() > 0 {
+		q.AddData(nl.NewRtAttr(unix.RTA_DST, p.Addr().AsSlice()))
+	}
+	q.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+	if s.Via.IsValid() {
+		q.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, s.Via.AsSlice()))
+	}
+	if s.Src.IsValid() {
+		q.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, s.Src.AsSlice()))
+	}
+	if s.Metric > 0 {
+		q.AddData(nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(uint32(s.Metric))))
+	}
+	return q, nil
+}
+
+func neighMsg(verb Verb, index int32, k Key, s Neigh) (*nl.NetlinkRequest, error) {
+	a, err := netip.ParseAddr(k.Dst)
+	if err != nil {
+		return nil, err
+	}
+	q := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, replace)
+	if verb == Del {
+		q = nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
+	}
+	q.AddData(&netlink.Ndmsg{Family: family(a), Index: uint32(index), State: unix.NUD_PERMANENT})
+	q.AddData(nl.NewRtAttr(unix.NDA_DST, a.AsSlice()))
+	if verb == Put {
+		mac, err := hardware(s.MAC)
+		if err != nil {
+			return nil, err
+		}
+		q.AddData(nl.NewRtAttr(unix.NDA_LLADDR, mac))
+	}
+	return q, nil
+}
+
+// selfSuffix marks the keys of a VXLAN device's own entries.
+const selfSuffix = " self"
+
+func fdbMsg(verb Verb, index int32, k Key, s FDB) (*nl.NetlinkRequest, error) {
+	text, own := strings.CutSuffix(k.Dst, selfSuffix)
+	mac, err := hardware(text)
+	if err != nil {
+		return nil, err
+	}
+	q := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, replace)
+	if verb == Del {
+		q = nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
+	}
+	// The bridge takes a permanent entry for an address of its own: a static one is NOARP alone.
+	m := &netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), State: unix.NUD_NOARP, Flags: unix.NTF_MASTER}
+	if own {
+		m.State, m.Flags = unix.NUD_NOARP|unix.NUD_PERMANENT, unix.NTF_SELF
+	}
+	q.AddData(m)
+	q.AddData(nl.NewRtAttr(unix.NDA_LLADDR, mac))
+	if own && s.VTEP.IsValid() {
+		q.AddData(nl.NewRtAttr(unix.NDA_DST, s.VTEP.AsSlice()))
+	}
+	return q, nil
+}
