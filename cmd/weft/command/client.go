@@ -35,9 +35,10 @@ type client struct {
 	conn *grpc.ClientConn
 	host string
 
-	mu      sync.Mutex // guards dialErr and cut
+	mu      sync.Mutex // guards dialErr, current and cut
 	dialErr error      // of the last attempt to connect
-	cut     bool       // the connection that there was has ended
+	current *watched   // the newest connection
+	cut     bool       // it has ended
 }
 
 // watched is a connection that tells the client when it ends: of its calls, gRPC says no more than that the agent is unavailable, which
@@ -51,7 +52,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if err != nil {
 		w.a.mu.Lock()
-		w.a.cut = true
+		w.a.cut = w.a.cut || w.a.current == w
 		w.a.mu.Unlock()
 	}
 	return n, err
@@ -102,8 +103,8 @@ func (a *client) dial(ctx context.Context, path string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.cut = false
-	return &watched{conn, a}, nil
+	a.current, a.cut = &watched{conn, a}, false
+	return a.current, nil
 }
 
 func (a *client) explain(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

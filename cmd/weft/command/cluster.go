@@ -42,9 +42,8 @@ func (c *cli) endpointList() *cobra.Command {
 			return nil
 		},
 	}
-	l.add(cmd.Flags(), "endpoint IDs", "id, name, network, host, sandbox, state")
+	l.add(cmd, "endpoint IDs", "id", "name", "network", "host", "sandbox", "state")
 	foreign{"stale": "records that nobody owns are cleared by the agents; a single one goes with `weft network disconnect -f NETWORK NAME`"}.add(cmd, nil, "stale")
-	completeWith(cmd, "filter", cobra.FixedCompletions([]cobra.Completion{"host=", "id=", "name=", "network=", "sandbox=", "state="}, cobra.ShellCompDirectiveNoSpace))
 	return cmd
 }
 
@@ -96,10 +95,7 @@ func (c *cli) hostList() *cobra.Command {
 			return c.notes(out.Hosts)
 		},
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&l.quiet, "quiet", "q", false, "Only display host IDs")
-	f.BoolVar(&l.noTrunc, "no-trunc", false, "Do not truncate the output")
-	f.StringVar(&l.format, "format", "", "Go template, \"table TEMPLATE\", or \"json\"")
+	l.add(cmd, "host IDs")
 	return cmd
 }
 

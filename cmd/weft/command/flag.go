@@ -51,18 +51,27 @@ func (f *filters) Set(s string) error {
 	return nil
 }
 
-// listing are the flags of the commands that list.
+// listing are the flags of the commands that list. Without keys there is no --filter.
 type listing struct {
 	quiet, noTrunc bool
 	format         string
 	filters        filters
 }
 
-func (l *listing) add(f *pflag.FlagSet, ids, keys string) {
+func (l *listing) add(cmd *cobra.Command, ids string, keys ...string) {
+	f := cmd.Flags()
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "Only display "+ids)
 	f.BoolVar(&l.noTrunc, "no-trunc", false, "Do not truncate the output")
 	f.StringVar(&l.format, "format", "", "Go template, \"table TEMPLATE\", or \"json\"")
-	f.VarP(&l.filters, "filter", "f", "Filter output ("+keys+")")
+	if len(keys) == 0 {
+		return
+	}
+	f.VarP(&l.filters, "filter", "f", "Filter output (KEY=VALUE with "+strings.Join(keys, ", ")+")")
+	choices := make([]cobra.Completion, 0, len(keys))
+	for _, k := range keys {
+		choices = append(choices, k+"=")
+	}
+	completeWith(cmd, "filter", cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 }
 
 // id is an ID as it is to be shown.

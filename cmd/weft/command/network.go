@@ -81,7 +81,7 @@ func (c *cli) networkList() *cobra.Command {
 			return l.show(c, list)
 		},
 	}
-	l.add(cmd.Flags(), "network IDs", "id, name, driver, scope, type=custom|builtin, label, dangling")
+	l.add(cmd, "network IDs", "id", "name", "driver", "scope", "type", "label", "dangling")
 	return cmd
 }
 

@@ -90,7 +90,7 @@ func pruneFilter(fs []*weftv1.Filter, now time.Time) (func(*weftv1.Network) bool
 			}
 			before = t
 		default:
-			return nil, fmt.Errorf("invalid filter '%s': prune takes until, label and label!", f.Key)
+			return nil, fmt.Errorf("invalid filter '%s': prune takes label, label! and until", f.Key)
 		}
 	}
 	return func(n *weftv1.Network) bool {

@@ -31,7 +31,7 @@ func TestPrune(t *testing.T) {
 		{"nothing", "", []string{"-f", "--filter", "until=2001-01-01"}, result{"", "", 0}},
 		{"bad until", "", []string{"-f", "--filter", "until=soon"},
 			result{"", "Error: invalid filter: 'until'='soon': it is a duration (24h), a time (2026-01-02T15:04:05) or seconds since 1970\n", 1}},
-		{"bad filter", "", []string{"-f", "--filter", "name=x"}, result{"", "Error: invalid filter 'name': prune takes until, label and label!\n", 1}},
+		{"bad filter", "", []string{"-f", "--filter", "name=x"}, result{"", "Error: invalid filter 'name': prune takes label, label! and until\n", 1}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

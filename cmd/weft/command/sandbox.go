@@ -38,7 +38,7 @@ func (c *cli) psCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "Show all sandboxes, not only those that run")
-	l.add(cmd.Flags(), "sandbox IDs", "id, name, status, label, network")
+	l.add(cmd, "sandbox IDs", "id", "name", "status", "label", "network")
 	return cmd
 }
 
