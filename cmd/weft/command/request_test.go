@@ -52,8 +52,10 @@ func TestRequests(t *testing.T) {
 			{Key: "dangling", Value: "true"}, {Key: "type", Value: "custom"}, {Key: "label", Value: "a=b"}}}},
 		{"rm -f c", &weftv1.RemoveSandboxRequest{Ref: "c", Force: true}},
 		{"endpoint ls -f network=n -f host=h", &weftv1.ListEndpointsRequest{Filters: []*weftv1.Filter{{Key: "network", Value: "n"}, {Key: "host", Value: "h"}}}},
-		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
-		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
+		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true}},
+		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true}},
+		{"run -d --ip 172.17.0.9 x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge", Ip: "172.17.0.9"}}}},
+		{"run -d --network bridge x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
 		{"run -d --network host x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "host"}},
 		{"run -d --net=none x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "none"}},
 		{"run -d --network n --network name=m,alias=a,alias=b,ip=10.2.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:02,link=x:y,driver-opt=k=v,gw-priority=7 " +
@@ -68,7 +70,7 @@ func TestRequests(t *testing.T) {
 			&weftv1.CreateSandboxRequest{
 				Name: "c", Command: []string{"x"}, Hostname: "hh", User: "1000:1000", Workdir: "/srv", Tty: true, AutoRemove: true, Detached: true,
 				Dns: []string{"9.9.9.9"}, DnsSearch: []string{"a"}, DnsOptions: []string{"b", "c"}, ExtraHosts: []string{"x:10.0.0.1"},
-				Labels: map[string]string{"a": "b"}, Env: []string{"F=from file", "A=2", "HERE=yes", "B="}, Attachments: []*weftv1.Attachment{{Network: "bridge"}},
+				Labels: map[string]string{"a": "b"}, Env: []string{"F=from file", "A=2", "HERE=yes", "B="},
 			}},
 	}
 	for _, tt := range tests {

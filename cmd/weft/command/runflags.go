@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
 
 	weftv1 "weft/proto/weft/v1"
 )
@@ -127,9 +128,10 @@ func (r *runFlags) request(command []string, lookup func(string) (string, bool))
 	return out, err
 }
 
-// attachments are the networks in order. The options without a network belong to the first.
+// attachments are the networks in order. The options without a network belong to the first, and where none is given to the default
+// network. Which network that is without any option, the agent decides.
 func (r *runFlags) attachments() ([]*weftv1.Attachment, error) {
-	first := &weftv1.Attachment{Network: "bridge"}
+	first := &weftv1.Attachment{Network: defaultNetwork}
 	out := []*weftv1.Attachment{first}
 	for i, n := range r.networks {
 		a, err := parseNetwork(n)
@@ -161,8 +163,14 @@ func (r *runFlags) attachments() ([]*weftv1.Attachment, error) {
 	for _, l := range r.links {
 		first.Links = append(first.Links, parseLink(l))
 	}
+	if len(r.networks) == 0 && proto.Equal(first, &weftv1.Attachment{Network: defaultNetwork}) {
+		return nil, nil
+	}
 	return out, nil
 }
+
+// defaultNetwork is the one of a sandbox that names none.
+const defaultNetwork = "bridge"
 
 // networkKeys are the keys of --network's long form.
 var networkKeys = []string{"name", "alias", "ip", "ip6", "mac-address", "link", "driver-opt", "gw-priority"}
