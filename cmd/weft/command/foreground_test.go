@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -260,6 +261,17 @@ func TestSignalBeforeTheProcess(t *testing.T) {
 	}
 }
 
+// notReadyAtOnce answers for an agent that starts: first not at all, then that the sandbox has been created.
+func notReadyAtOnce() func(*weftv1.InspectSandboxRequest) (*weftv1.Sandbox, error) {
+	var asked atomic.Int32
+	return func(*weftv1.InspectSandboxRequest) (*weftv1.Sandbox, error) {
+		if asked.Add(1) < 3 {
+			return nil, status.Error(codes.Unavailable, "the agent is starting")
+		}
+		return &weftv1.Sandbox{Id: boxID, Status: "created"}, nil
+	}
+}
+
 // An agent that is killed and started again while a process runs in the foreground: what the command says and ends with.
 func TestForegroundOutlivesTheAgent(t *testing.T) {
 	lost := "weft: lost the agent; sandbox bbbbbbbbbbbb goes on, waiting up to %s for the agent to come back\n"
@@ -278,6 +290,9 @@ func TestForegroundOutlivesTheAgent(t *testing.T) {
 		{"ended meanwhile", 10 * time.Second, &fake{inspect: func(*weftv1.InspectSandboxRequest) (*weftv1.Sandbox, error) {
 			return &weftv1.Sandbox{Id: boxID, Status: "exited", Exit: &weftv1.Exit{Code: 9}}, nil
 		}}, result{"before ", lost, 9}},
+		{"is not ready at once, and had not started it", 10 * time.Second, &fake{inspect: notReadyAtOnce(), attach: func(a *weftv1.AttachStart, ss serverStream) error {
+			return inTurn(ready(ss), stdout(ss, fmt.Sprintf("start=%v", a.Start)), exit(ss, 0, ""))
+		}}, result{"before start=true", lost, 0}},
 		{"was removed meanwhile", 10 * time.Second, &fake{inspect: func(*weftv1.InspectSandboxRequest) (*weftv1.Sandbox, error) {
 			return nil, status.Error(codes.NotFound, "no such sandbox")
 		}}, result{"before ", lost + "weft: sandbox bbbbbbbbbbbb ended and was removed while the agent was away; its exit code is not known.\nSee 'weft run --help'.\n", 125}},

@@ -15,13 +15,17 @@ import (
 	weftv1 "weft/proto/weft/v1"
 )
 
-// What the agent is asked for is what the flags say.
-func TestRequests(t *testing.T) {
-	envFile := "FILE"
-	tests := []struct {
-		args string
-		want proto.Message
-	}{
+// requestTest is a command line, and the first thing that the agent is asked because of it.
+type requestTest struct {
+	args string
+	want proto.Message
+}
+
+// envFile stands for the path of a file of variables.
+const envFile = "FILE"
+
+func requestTests() []requestTest {
+	return []requestTest{
 		{"network create n", &weftv1.CreateNetworkRequest{Name: "n", Driver: "bridge", IpamDriver: "default"}},
 		{"network create -d overlay --subnet 10.1.0.0/24,10.2.0.0/24 --subnet fd00::/64 --gateway 10.1.0.1 --ip-range 10.1.0.0/25 " +
 			"--aux-address r=10.1.0.2 --aux-address s=10.1.0.3 -o a=b=c -o flag --label l=1 --label bare --ipam-driver x --ipam-opt y=z " +
@@ -52,6 +56,11 @@ func TestRequests(t *testing.T) {
 			{Key: "dangling", Value: "true"}, {Key: "type", Value: "custom"}, {Key: "label", Value: "a=b"}}}},
 		{"rm -f c", &weftv1.RemoveSandboxRequest{Ref: "c", Force: true}},
 		{"endpoint ls -f network=n -f host=h", &weftv1.ListEndpointsRequest{Filters: []*weftv1.Filter{{Key: "network", Value: "n"}, {Key: "host", Value: "h"}}}},
+	}
+}
+
+func runRequestTests() []requestTest {
+	return []requestTest{
 		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true}},
 		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true}},
 		{"run -d --ip 172.17.0.9 x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge", Ip: "172.17.0.9"}}}},
@@ -73,7 +82,11 @@ func TestRequests(t *testing.T) {
 				Labels: map[string]string{"a": "b"}, Env: []string{"F=from file", "A=2", "HERE=yes", "B="},
 			}},
 	}
-	for _, tt := range tests {
+}
+
+// What the agent is asked for is what the flags say.
+func TestRequests(t *testing.T) {
+	for _, tt := range append(requestTests(), runRequestTests()...) {
 		t.Run(tt.args, func(t *testing.T) {
 			f, s := newFake(), newShell(t)
 			s.env["HERE"] = "yes"
