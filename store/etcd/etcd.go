@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,8 +24,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"weft/store"
 )
@@ -45,43 +44,79 @@ const (
 	pingTimeout = 3 * time.Second
 	maxBackoff  = time.Second
 	callTimeout = 5 * time.Second // of a call whose context has no deadline
+	statusWait  = time.Second     // of one server's own status
 	pageSize    = 1000
+	tries       = 3 // of a read, or of a login, on a connection that broke; writes are tried once
 )
 
 // Store is a client of one cluster's prefix.
 type Store struct {
-	cli    *clientv3.Client
-	cfg    Config
-	prefix string
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	cli     *clientv3.Client
+	cfg     Config
+	log     *slog.Logger
+	prefix  string
+	history *history
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+
+	mu sync.Mutex // guards wg's Add against Close
+	wg sync.WaitGroup
 }
 
 var _ store.Store = (*Store)(nil)
 
-// New returns a client; it does not wait for the cluster to answer.
+// New returns a client; it does not wait for the cluster to answer. What it gets wrong (a password, a certificate) shows at the first call.
 func New(cfg Config) (*Store, error) {
+	if len(cfg.Endpoints) == 0 {
+		return nil, errors.New("etcd: no endpoints")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cli, err := clientv3.New(clientv3.Config{
-		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password, Context: ctx,
-		DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true, RejectOldCluster: false,
-		Logger: zap.NewNop(), MaxUnaryRetries: 1,
+	conf := clientv3.Config{
+		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Context: ctx, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		Logger: zap.NewNop(), MaxUnaryRetries: tries,
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: pingTimeout,
 		})},
-	})
+	}
+	if cfg.Username != "" {
+		// With a name and a password the client would log in here, and wait for as long as the cluster is down. With a token that the
+		// server refuses it logs in when it is told so: at the first call.
+		conf.Token = "none yet"
+	}
+	cli, err := clientv3.New(conf)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	return &Store{cli: cli, cfg: cfg, prefix: strings.Trim(cfg.Prefix, "/") + "/", ctx: ctx, cancel: cancel}, nil
+	if cfg.Username != "" {
+		cli.Token, cli.Username, cli.Password = "", cfg.Username, cfg.Password
+	}
+	prefix := strings.Trim(cfg.Prefix, "/") + "/"
+	s := &Store{cli: cli, cfg: cfg, log: cfg.Log, prefix: prefix, history: newHistory(cli, prefix), ctx: ctx, cancel: cancel}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.start(func() { s.history.followConnection(ctx) }, nil)
+	return s, nil
+}
+
+// start runs f in a goroutine that Close waits for, or closed if the store is closed.
+func (s *Store) start(f, closed func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		closed()
+		return
+	}
+	s.wg.Go(f)
 }
 
 // Close ends watches and renewals, and the connection.
 func (s *Store) Close() error {
+	s.mu.Lock()
 	s.cancel()
+	s.mu.Unlock()
 	s.wg.Wait()
 	err := s.cli.Close()
 	if errors.Is(err, context.Canceled) {
@@ -100,7 +135,7 @@ func (s *Store) name(partition string, path []byte) (string, error) {
 	return url.PathUnescape(strings.TrimPrefix(string(path), s.dir(partition)))
 }
 
-// bound gives ctx a deadline where it has none, and its end with the store's.
+// bound gives ctx a deadline where it has none.
 func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
@@ -172,6 +207,8 @@ func (s *Store) pages(ctx context.Context, partition string) (store.Snapshot, ui
 			}
 		}
 		if !r.More {
+			// Escaped names sort otherwise than the names.
+			slices.SortFunc(out.Entries, func(a, b store.Entry) int { return strings.Compare(a.Key.Name, b.Key.Name) })
 			return out, id, nil
 		}
 		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
@@ -262,57 +299,13 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 	out.Latency = time.Since(begin)
 	out.Rev, out.ClusterID = store.Rev(r.Header.Revision), fmt.Sprintf("%x", r.Header.ClusterId)
 	for _, ep := range s.cli.Endpoints() {
-		if st, err := s.cli.Status(ctx, ep); err == nil {
+		call, cancel := context.WithTimeout(ctx, statusWait)
+		st, err := s.cli.Status(call, ep)
+		cancel()
+		if err == nil {
 			out.Version, out.Leader = st.Version, fmt.Sprintf("%x", st.Leader)
 			break
 		}
 	}
 	return out, nil
-}
-
-func (s *Store) readError(what string, err error) error {
-	if s.ctx.Err() != nil {
-		return store.ErrClosed
-	}
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	return fmt.Errorf("etcd: %s: %w (%s)", what, store.ErrUnreachable, reason(err))
-}
-
-// writeError sorts the errors of a transaction: refused by the server, surely not sent, or of unknown outcome. In doubt it is unknown.
-func (s *Store) writeError(err error) error {
-	if s.ctx.Err() != nil {
-		return store.ErrClosed
-	}
-	code := status.Code(err)
-	var e rpctypes.EtcdError
-	if errors.As(err, &e) {
-		code = e.Code()
-	}
-	switch {
-	case notSent(err):
-		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
-	case code == codes.InvalidArgument, code == codes.PermissionDenied, code == codes.Unauthenticated:
-		return fmt.Errorf("etcd: transaction refused: %w", err)
-	}
-	return fmt.Errorf("etcd: %w (%s)", store.ErrUnknown, reason(err))
-}
-
-// notSent tells errors of a connection that was never made: gRPC says so in words only.
-func notSent(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "connection refused") || strings.Contains(text, "no such host") ||
-		strings.Contains(text, "last connection error") || strings.Contains(text, "no route to host") ||
-		strings.Contains(text, "network is unreachable") || strings.Contains(text, "authentication handshake failed")
-}
-
-// reason is an error's text without gRPC's frame.
-func reason(err error) string {
-	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
-		return st.Message()
-	}
-	return err.Error()
 }

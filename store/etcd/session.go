@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +17,9 @@ import (
 
 // minTTL is etcd's floor of a lease's time to live with its default election timeout.
 const minTTL = 2 * time.Second
+
+// revokeWait is how long the call that failed waits for that.
+const revokeWait = time.Second
 
 // session is a lease with one key.
 type session struct {
@@ -31,6 +35,10 @@ type session struct {
 
 // OpenSession grants a lease, or renews the one to take over, and binds the key to it.
 func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store.Session, error) {
+	check := store.Txn{Then: []store.Op{store.Put(cfg.Key, cfg.Value)}}
+	if err := check.Check(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	if err := s.connected(ctx); err != nil {
@@ -42,7 +50,7 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	}
 	granted := lease == 0
 	if granted {
-		g, err := s.cli.Grant(ctx, int64(max(cfg.TTL, minTTL)/time.Second))
+		g, err := s.cli.Grant(ctx, int64((max(cfg.TTL, minTTL)+time.Second-1)/time.Second))
 		if err != nil {
 			return nil, s.readError("open a session", err)
 		}
@@ -63,13 +71,14 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	x := &session{s: s, key: cfg.Key, lease: lease, rev: store.Rev(r.Header.Revision), ttl: ttl, done: make(chan struct{})}
 	renew, stop := context.WithCancel(s.ctx)
 	x.stop = stop
-	s.wg.Add(1)
 	x.ended.Add(1)
-	go func() {
-		defer s.wg.Done()
+	s.start(func() {
 		defer x.ended.Done()
 		x.renew(renew)
-	}()
+	}, func() {
+		x.ended.Done()
+		close(x.done)
+	})
 	return x, nil
 }
 
@@ -108,10 +117,13 @@ func (s *Store) takeOver(ctx context.Context, cfg store.SessionConfig) (clientv3
 	return lease, time.Duration(k.TTL) * time.Second, nil
 }
 
+// revoke takes back a lease that was granted for nothing: a key that it may hold would stand in the way of the next try for a TTL.
 func (s *Store) revoke(ctx context.Context, lease clientv3.LeaseID, ours bool) error {
 	if !ours {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeWait)
+	defer cancel()
 	if _, err := s.cli.Revoke(ctx, lease); err != nil {
 		return fmt.Errorf("revoke the lease: %w", err)
 	}
@@ -146,7 +158,7 @@ func (x *session) renew(ctx context.Context) {
 		if left <= 0 {
 			return
 		}
-		t.Reset(min(left, x.ttl/10))
+		t.Reset(min(left, x.ttl/20+rand.N(x.ttl/10)))
 	}
 }
 

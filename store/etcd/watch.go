@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -29,20 +30,21 @@ type watch struct {
 	known     map[string]store.Rev // name to Rev, as delivered
 	rev       store.Rev            // up to which everything was delivered
 	cluster   uint64
+	fresh     time.Time // when rev was the cluster's, at the earliest
+	begun     bool
+	lost      bool // what was delivered does not lead to what is there: list
 }
 
 // Watch delivers a partition's batches.
 func (s *Store) Watch(ctx context.Context, partition string) <-chan store.Batch {
-	w := &watch{s: s, partition: partition, out: make(chan store.Batch), known: map[string]store.Rev{}}
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
+	w := &watch{s: s, partition: partition, out: make(chan store.Batch), known: map[string]store.Rev{}, lost: true}
+	s.start(func() {
 		defer close(w.out)
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(s.ctx, cancel)()
 		w.run(ctx)
-	}()
+	}, func() { close(w.out) })
 	return w.out
 }
 
@@ -50,10 +52,19 @@ func (w *watch) run(ctx context.Context) {
 	wait := firstRetry
 	for ctx.Err() == nil {
 		began := time.Now()
-		if w.resync(ctx) {
+		var err error
+		if w.lost {
+			err = w.resync(ctx)
+		} else {
+			err = w.check(ctx, began)
+		}
+		if err == nil && !w.lost {
 			w.follow(ctx)
 		}
-		if time.Since(began) > lastRetry {
+		if err != nil && ctx.Err() == nil {
+			w.s.log.Debug("a watch waits for the store", slog.String("partition", w.partition), slog.Any("error", err))
+		}
+		if time.Since(began) > lastRetry && err == nil {
 			wait = firstRetry
 		}
 		select {
@@ -65,19 +76,20 @@ func (w *watch) run(ctx context.Context) {
 }
 
 // resync lists, and delivers the difference to what was delivered before.
-func (w *watch) resync(ctx context.Context) bool {
+func (w *watch) resync(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, 6*callTimeout)
 	defer cancel()
+	asked := time.Now()
 	l, cluster, err := w.s.list(call, w.partition)
 	if err != nil {
-		return false
+		return err
 	}
+	sameHistory := cluster == w.cluster && l.Rev >= w.rev
 	b := store.Batch{Rev: l.Rev, Resync: true}
 	now := make(map[string]store.Rev, len(l.Entries))
-	sameHistory := cluster == w.cluster
 	for _, e := range l.Entries {
 		now[e.Key.Name] = e.Rev
-		if rev, ok := w.known[e.Key.Name]; !ok || rev != e.Rev || !sameHistory {
+		if !sameHistory || w.known[e.Key.Name] != e.Rev {
 			b.Puts = append(b.Puts, e)
 		}
 	}
@@ -87,60 +99,70 @@ func (w *watch) resync(ctx context.Context) bool {
 		}
 	}
 	slices.SortFunc(b.Dels, func(x, y store.Key) int { return strings.Compare(x.Name, y.Name) })
-	first := w.rev == 0
-	w.known, w.rev, w.cluster = now, l.Rev, cluster
-	if !first && len(b.Puts)+len(b.Dels) == 0 && sameHistory {
-		return true
+	tell := !w.begun || !sameHistory || len(b.Puts)+len(b.Dels) > 0
+	w.known, w.rev, w.cluster, w.fresh, w.begun, w.lost = now, l.Rev, cluster, asked, true, false
+	if tell {
+		return w.send(ctx, b)
 	}
-	return w.send(ctx, b)
+	return nil
 }
 
-func (w *watch) send(ctx context.Context, b store.Batch) bool {
+func (w *watch) send(ctx context.Context, b store.Batch) error {
 	select {
 	case w.out <- b:
-		return true
+		return nil
 	case <-ctx.Done():
-		return false
+		return ctx.Err()
 	}
 }
 
-// follow delivers events from where the watch stands until something is wrong.
+// follow delivers events from where the watch stands until something is wrong. The client resumes by itself after a cut.
 func (w *watch) follow(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := w.s.cli.Watch(clientv3.WithRequireLeader(ctx), w.s.dir(w.partition), clientv3.WithPrefix(), clientv3.WithRev(int64(w.rev)+1))
 	probe := time.NewTicker(probeEvery)
 	defer probe.Stop()
-	for {
+	back := w.s.history.reconnected()
+	for !w.lost {
 		select {
 		case <-ctx.Done():
 			return
 		case <-probe.C:
-			if !w.sameHistory(ctx) {
-				return
-			}
+			// A cluster that does not answer is no reason to stop.
+			_ = w.check(ctx, time.Now().Add(-probeEvery/2))
+		case <-back:
+			back = w.s.history.reconnected()
+			_ = w.check(ctx, time.Now())
 		case r, ok := <-events:
-			if !ok || r.Err() != nil || r.Canceled {
+			switch {
+			case ok && r.CompactRevision != 0:
+				w.lost = true
+			case !ok, r.Err() != nil, r.Canceled:
 				return
-			}
-			if !w.deliver(ctx, r.Events) {
+			case w.deliver(ctx, r.Events) != nil:
 				return
 			}
 		}
 	}
 }
 
-// sameHistory makes sure that the cluster is the one that the watch began in and has not gone back: it would be silent for ever there.
-// A cluster that does not answer is no reason to list again; the client resumes by itself.
-func (w *watch) sameHistory(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	r, err := w.s.cli.Get(ctx, w.s.prefix, clientv3.WithCountOnly())
-	return err != nil || r.Header.ClusterId == w.cluster && store.Rev(r.Header.Revision) >= w.rev
+// check finds out whether the cluster is the one that the watch began in and has not gone back: a watch would be silent there until it has
+// caught up, and then tell half. What was asked after the given time, and after the last event, tells.
+func (w *watch) check(ctx context.Context, after time.Time) error {
+	if w.fresh.After(after) {
+		after = w.fresh
+	}
+	p, err := w.s.history.at(ctx, after)
+	if err != nil {
+		return err
+	}
+	w.lost = p.cluster != w.cluster || p.rev < w.rev
+	return nil
 }
 
 // deliver makes one batch of each revision's events. etcd does not split a revision over responses unless asked to.
-func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) bool {
+func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) error {
 	for len(events) > 0 {
 		rev := events[0].Kv.ModRevision
 		b := store.Batch{Rev: store.Rev(rev)}
@@ -148,10 +170,10 @@ func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) bool {
 			w.add(&b, events[0])
 			events = events[1:]
 		}
-		if !w.send(ctx, b) {
-			return false
+		if err := w.send(ctx, b); err != nil {
+			return err
 		}
-		w.rev = b.Rev
+		w.rev, w.fresh = b.Rev, time.Now()
 		for _, e := range b.Puts {
 			w.known[e.Key.Name] = e.Rev
 		}
@@ -159,7 +181,7 @@ func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) bool {
 			delete(w.known, k.Name)
 		}
 	}
-	return true
+	return nil
 }
 
 func (w *watch) add(b *store.Batch, ev *clientv3.Event) {
