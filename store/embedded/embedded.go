@@ -4,16 +4,24 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 )
 
 // Config says where the server keeps its data and listens.
@@ -29,66 +37,121 @@ const (
 	electionMs = 100
 	readyWait  = 20 * time.Second
 	quota      = 2 << 30 // bytes; weft's records are far below
-	snapshots  = 5000    // entries between snapshots: less memory than etcd's 10,000
+	portTries  = 5
+	snapshots  = 5000 // entries between snapshots: less memory than etcd's 10,000
 )
 
 // Server is a running server.
 type Server struct {
-	e    *embed.Etcd
-	once sync.Once
+	e       *embed.Etcd
+	lock    *os.File
+	once    sync.Once
+	closing atomic.Bool // read by the log
 }
 
-// Start starts the server and waits until it answers.
+// Start starts the server and waits until it answers. Errors name the directory or the address that is in use.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	peer, err := freeAddr()
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	lock, err := lockDir(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded store: %w", err)
 	}
-	listen := cfg.Listen
-	if host, port, err := net.SplitHostPort(listen); err == nil && port == "0" {
-		if listen, err = freeAddrOf(host); err != nil {
-			return nil, fmt.Errorf("start the embedded store: %w", err)
+	s := &Server{lock: lock}
+	for try := 0; ; try++ {
+		var again bool
+		if s.e, again, err = listen(cfg, &s.closing); !again || try == portTries {
+			break
 		}
 	}
-	c := embed.NewConfig()
-	c.Name, c.Dir = "weft", cfg.Dir
-	c.ListenClientUrls, c.AdvertiseClientUrls = urls(listen), urls(listen)
-	c.ListenPeerUrls, c.AdvertisePeerUrls = urls(peer), urls(peer)
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	c.TickMs, c.ElectionMs = tickMs, electionMs
-	c.QuotaBackendBytes, c.SnapshotCount = quota, snapshots
-	c.AutoCompactionMode, c.AutoCompactionRetention = "periodic", "1h"
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&core{log: cfg.Log}))
-	e, err := embed.StartEtcd(c)
 	if err != nil {
-		return nil, fmt.Errorf("start the embedded store in %s on %s: %w", cfg.Dir, listen, err)
+		return nil, errors.Join(fmt.Errorf("start the embedded store in %s on %s: %w", cfg.Dir, cfg.Listen, err), lock.Close())
 	}
-	s := &Server{e: e}
+	ready, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
 	select {
-	case <-e.Server.ReadyNotify():
+	case <-s.e.Server.ReadyNotify():
 		return s, nil
-	case err = <-e.Err():
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-time.After(readyWait):
-		err = fmt.Errorf("it was not ready after %s", readyWait)
+	case err = <-s.e.Err():
+	case <-ready.Done():
+		err = fmt.Errorf("it was not ready: %w", ready.Err())
 	}
 	s.Close()
 	return nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
 }
 
-// Endpoint is where clients reach the server, ADDRESS:PORT.
+// lockDir makes the directory this process's. etcd by itself waits for another process to leave it, for ever.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%s is in use by another process: end that one first, or give this one a directory of its own", dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// listen starts etcd. A port that was free a moment ago may be taken now: again says that another one may do.
+func listen(cfg Config, closing *atomic.Bool) (e *embed.Etcd, again bool, err error) {
+	peer, err := freeAddr("127.0.0.1")
+	if err != nil {
+		return nil, false, err
+	}
+	addr, chosen := cfg.Listen, false
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, false, fmt.Errorf("%q is not ADDRESS:PORT", addr)
+	}
+	if port == "0" {
+		chosen = true
+		if addr, err = freeAddr(host); err != nil {
+			return nil, false, err
+		}
+	}
+	e, err = embed.StartEtcd(config(cfg, addr, peer, closing))
+	inUse := err != nil && strings.Contains(err.Error(), unix.EADDRINUSE.Error())
+	return e, inUse && (chosen || strings.Contains(err.Error(), peer)), err
+}
+
+func config(cfg Config, client, peer string, closing *atomic.Bool) *embed.Config {
+	c := embed.NewConfig()
+	c.Name, c.Dir = "weft", cfg.Dir
+	c.ListenClientUrls, c.AdvertiseClientUrls = urls(client), urls(client)
+	c.ListenPeerUrls, c.AdvertisePeerUrls = urls(peer), urls(peer)
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.TickMs, c.ElectionMs = tickMs, electionMs
+	c.QuotaBackendBytes, c.SnapshotCount = quota, snapshots
+	c.AutoCompactionMode, c.AutoCompactionRetention = "periodic", "1h"
+	c.EnableGRPCGateway = false
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&core{log: cfg.Log, closing: closing}))
+	return c
+}
+
+// Endpoint is where clients reach the server, ADDRESS:PORT. The server does not tell clients of others, so it holds in their namespaces too.
 func (s *Server) Endpoint() string { return s.e.Clients[0].Addr().String() }
 
 // Close ends the server; the data stay.
-func (s *Server) Close() { s.once.Do(s.e.Close) }
+func (s *Server) Close() {
+	s.once.Do(func() {
+		s.closing.Store(true)
+		s.e.Close()
+		_ = s.lock.Close() // nothing was written to it
+	})
+}
 
 func urls(addr string) []url.URL { return []url.URL{{Scheme: "http", Host: addr}} }
 
-// freeAddr is for the listener for peers, of which there are none.
-func freeAddr() (string, error) { return freeAddrOf("127.0.0.1") }
-
-func freeAddrOf(host string) (string, error) {
+// freeAddr finds a port that nobody listens on. etcd needs one for other members too, of which there are none.
+func freeAddr(host string) (string, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", err
@@ -96,32 +159,48 @@ func freeAddrOf(host string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// core passes etcd's warnings and errors on to the agent's log.
+// core passes etcd's warnings and errors on to the agent's log. What etcd says while it closes is of listeners that it closes itself.
 type core struct {
-	log    *slog.Logger
-	fields []zapcore.Field
+	log     *slog.Logger
+	closing *atomic.Bool
+	fields  []zapcore.Field
 }
 
-func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.ErrorLevel }
+// expected are etcd's words at each start of this server: on a data directory that has not seen its first write, on its one port for both
+// protocols, on tokens for passwords that it does not use.
+func expected(message string) bool {
+	switch message {
+	case "Failed to detect schema version", "failed to update storage version", "simple token is not cryptographically signed",
+		"Running http and grpc server on single port. This is not recommended for production.":
+		return true
+	}
+	return false
+}
+
+func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel && !c.closing.Load() }
 func (c *core) With(f []zapcore.Field) zapcore.Core {
-	return &core{log: c.log, fields: append(append([]zapcore.Field(nil), c.fields...), f...)}
+	return &core{log: c.log, closing: c.closing, fields: slices.Concat(c.fields, f)}
 }
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !expected(e.Message) {
 		return ce.AddCore(e, c)
 	}
 	return ce
 }
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
-	for _, f := range append(c.fields, fields...) {
+	for _, f := range slices.Concat(c.fields, fields) {
 		f.AddTo(enc)
 	}
 	args := make([]any, 0, 2*len(enc.Fields))
-	for k, v := range enc.Fields {
-		args = append(args, k, v)
+	for _, k := range slices.Sorted(maps.Keys(enc.Fields)) {
+		args = append(args, k, enc.Fields[k])
 	}
-	c.log.Error("embedded store: "+e.Message, args...)
+	level := slog.LevelWarn
+	if e.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	c.log.Log(context.Background(), level, "embedded store: "+e.Message, args...)
 	return nil
 }
 func (c *core) Sync() error { return nil }

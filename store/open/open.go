@@ -9,18 +9,21 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"weft/store"
 	"weft/store/etcd"
 )
 
-// Config is a parsed URL with its options.
+// Config is a parsed URL with its options, and what the files that they name hold.
 type Config struct {
 	Scheme    string
 	Endpoints []string // HOST:PORT
@@ -29,9 +32,12 @@ type Config struct {
 	CertFile  string
 	KeyFile   string
 	User      string
-	passFile  string
 	TTL       time.Duration // of the host's session
-	Heartbeat time.Duration // between its renewals; a third of TTL
+	Heartbeat time.Duration // between its renewals: the back ends renew three times in a TTL, so a third of it unless told otherwise
+
+	passFile string
+	password string
+	tls      *tls.Config
 }
 
 // The session's time to live: 15 s unless discovery.ttl says otherwise, and never less than etcd grants reliably.
@@ -43,15 +49,16 @@ const (
 	etcdPort      = "2379"
 )
 
-// Supported are the schemes that Open knows.
+// supported are the schemes that Open knows.
 const supported = "etcd://HOST:PORT[,HOST:PORT…][/PREFIX] and embedded"
 
-// Parse checks a URL and its options without touching anything but the files that they name.
+// Parse checks a URL and its options without touching anything but the files that they name. No error shows a password.
 func Parse(raw string, opts map[string]string) (Config, error) {
 	c := Config{Prefix: defaultPrefix}
+	shown := Redact(raw)
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
-		return c, fmt.Errorf("cluster store %q is no URL: supported are %s", raw, supported)
+		return c, fmt.Errorf("cluster store %q is no URL: supported are %s", shown, supported)
 	}
 	c.Scheme = scheme
 	switch scheme {
@@ -61,41 +68,54 @@ func Parse(raw string, opts map[string]string) (Config, error) {
 	default:
 		return c, fmt.Errorf("unknown cluster store scheme %q: supported are %s", scheme, supported)
 	}
-	hosts, path, _ := strings.Cut(rest, "/")
-	if strings.Contains(hosts, "@") {
+	if strings.Contains(rest, "@") {
 		return c, errors.New("the cluster store's URL must not hold a password: use --cluster-store-opt kv.user=… and kv.passwordfile=…")
 	}
+	hosts, path, _ := strings.Cut(rest, "/")
 	for h := range strings.SplitSeq(hosts, ",") {
 		ep, err := endpoint(h)
 		if err != nil {
-			return c, fmt.Errorf("cluster store %q: %w", raw, err)
+			return c, fmt.Errorf("cluster store %q: %w", shown, err)
 		}
 		c.Endpoints = append(c.Endpoints, ep)
 	}
 	if p := strings.Trim(path, "/"); p != "" {
 		c.Prefix = p
 	}
-	if strings.ContainsAny(c.Prefix, "?#% \t\n") {
-		return c, fmt.Errorf("cluster store %q: the prefix %q must be a plain path", raw, c.Prefix)
+	if err := c.options(opts); err != nil {
+		return c, err
 	}
-	return c, c.options(opts)
+	if strings.ContainsFunc(c.Prefix, func(r rune) bool { return strings.ContainsRune("?#%@\\", r) || r <= ' ' || !unicode.IsPrint(r) }) || !utf8.ValidString(c.Prefix) {
+		return c, fmt.Errorf("cluster store %q: the prefix %q must be a plain path", shown, c.Prefix)
+	}
+	return c, c.read()
 }
 
 func endpoint(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		host, port = strings.Trim(s, "[]"), etcdPort
-		if strings.Contains(s, ":") && !strings.HasPrefix(s, "[") {
-			return "", fmt.Errorf("%q is not HOST:PORT", s)
+		host, port = s, etcdPort
+		if strings.ContainsAny(s, ":[]") {
+			inner, ok := strings.CutPrefix(s, "[")
+			if host, ok = strings.CutSuffix(inner, "]"); !ok || inner == s {
+				return "", fmt.Errorf("%q is not HOST:PORT", s)
+			}
 		}
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return "", fmt.Errorf("%q is no port", port)
 	}
-	if host == "" || strings.ContainsAny(host, " /?#\\\"<>^`{|}") {
+	if _, err := netip.ParseAddr(host); err != nil && !hostname(host) {
 		return "", fmt.Errorf("%q has no host", s)
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// hostname tells a name that DNS could know: ASCII letters, digits, hyphens, underscores and dots.
+func hostname(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.", r))
+	})
 }
 
 func (c *Config) options(opts map[string]string) error {
@@ -111,7 +131,9 @@ func (c *Config) options(opts map[string]string) error {
 		case "kv.keyfile":
 			c.KeyFile = v
 		case "kv.path":
-			c.Prefix = strings.Trim(v, "/")
+			if c.Prefix = strings.Trim(v, "/"); c.Prefix == "" {
+				err = errors.New("it must not be empty")
+			}
 		case "kv.user":
 			c.User = v
 		case "kv.passwordfile":
@@ -130,6 +152,9 @@ func (c *Config) options(opts map[string]string) error {
 	if c.TTL < minTTL || c.TTL > maxTTL {
 		return fmt.Errorf("--cluster-store-opt discovery.ttl=%d: it must be from %d to %d seconds", c.TTL/time.Second, minTTL/time.Second, maxTTL/time.Second)
 	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = c.TTL / 3
+	}
 	if c.Heartbeat >= c.TTL {
 		return fmt.Errorf("--cluster-store-opt discovery.heartbeat=%d: it must be less than discovery.ttl (%d)", c.Heartbeat/time.Second, c.TTL/time.Second)
 	}
@@ -138,14 +163,6 @@ func (c *Config) options(opts map[string]string) error {
 	}
 	if (c.User == "") != (c.passFile == "") {
 		return errors.New("--cluster-store-opt kv.user and kv.passwordfile go together: one of them is missing")
-	}
-	for opt, f := range map[string]string{"kv.cacertfile": c.CAFile, "kv.certfile": c.CertFile, "kv.keyfile": c.KeyFile, "kv.passwordfile": c.passFile} {
-		if f == "" {
-			continue
-		}
-		if _, err := os.ReadFile(f); err != nil {
-			return fmt.Errorf("--cluster-store-opt %s: %w", opt, err)
-		}
 	}
 	return nil
 }
@@ -164,59 +181,59 @@ func Open(raw string, opts map[string]string, log *slog.Logger) (store.Store, er
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.tls()
-	if err != nil {
-		return nil, err
-	}
-	var password string
-	if c.passFile != "" {
-		b, err := os.ReadFile(c.passFile)
-		if err != nil {
-			return nil, fmt.Errorf("--cluster-store-opt kv.passwordfile: %w", err)
-		}
-		password = strings.TrimRight(string(b), "\r\n")
-	}
 	eps := make([]string, len(c.Endpoints))
 	for i, e := range c.Endpoints {
 		u := url.URL{Scheme: "http", Host: e}
-		if t != nil {
+		if c.tls != nil {
 			u.Scheme = "https"
 		}
 		eps[i] = u.String()
 	}
-	return etcd.New(etcd.Config{Endpoints: eps, Prefix: c.Prefix, TLS: t, Username: c.User, Password: password, Log: log})
+	return etcd.New(etcd.Config{Endpoints: eps, Prefix: c.Prefix, TLS: c.tls, Username: c.User, Password: c.password, Log: log})
 }
 
-func (c Config) tls() (*tls.Config, error) {
-	if c.CAFile == "" && c.CertFile == "" {
-		return nil, nil
+// read reads the files that the options name.
+func (c *Config) read() error {
+	if c.passFile != "" {
+		b, err := os.ReadFile(c.passFile)
+		if err != nil {
+			return fmt.Errorf("--cluster-store-opt kv.passwordfile: %w", err)
+		}
+		if c.password = strings.TrimRight(string(b), "\r\n"); c.password == "" {
+			return fmt.Errorf("--cluster-store-opt kv.passwordfile: %s is empty", c.passFile)
+		}
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile == "" && c.CertFile == "" {
+		return nil
+	}
+	c.tls = &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CAFile != "" {
 		b, err := os.ReadFile(c.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("--cluster-store-opt kv.cacertfile: %w", err)
+			return fmt.Errorf("--cluster-store-opt kv.cacertfile: %w", err)
 		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("--cluster-store-opt kv.cacertfile: %s holds no certificate", c.CAFile)
+		c.tls.RootCAs = x509.NewCertPool()
+		if !c.tls.RootCAs.AppendCertsFromPEM(b) {
+			return fmt.Errorf("--cluster-store-opt kv.cacertfile: %s holds no certificate", c.CAFile)
 		}
 	}
 	if c.CertFile != "" {
 		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("--cluster-store-opt kv.certfile, kv.keyfile: %w", err)
+			return fmt.Errorf("--cluster-store-opt kv.certfile, kv.keyfile: %w", err)
 		}
-		t.Certificates = []tls.Certificate{pair}
+		c.tls.Certificates = []tls.Certificate{pair}
 	}
-	return t, nil
+	return nil
 }
 
-// Redact returns the URL as it may be shown: Parse lets no secret into one, but what was typed may hold one.
+// Redact returns the URL as it may be shown: Parse lets no secret into one, but what was typed may hold one, and "@" in it.
 func Redact(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
-	if _, after, has := strings.Cut(rest, "@"); ok && has {
-		return scheme + "://" + after
+	if !ok {
+		scheme, rest = "", raw
+	} else {
+		scheme += "://"
 	}
-	return raw
+	return scheme + rest[strings.LastIndex(rest, "@")+1:]
 }
