@@ -172,15 +172,7 @@ func putBridge(c *conn, name string, s Bridge) error {
 	if err := c.one(q); err == nil || !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	index, err := c.link(name)
-	if err != nil {
-		return err
-	}
-	q, err = changeMsg(index, s.MAC, s.MTU, 0, "")
-	if err != nil {
-		return err
-	}
-	return c.one(q)
+	return settle(c, name, s.MAC, s.MTU, Port{}, "")
 }
 
 // putVXLAN makes the device, or makes it anew where it differs in what cannot be changed.
@@ -229,11 +221,15 @@ func (k *Kernel) putVXLAN(key Key, s VXLAN) error {
 	})
 }
 
-// settle gives a link that is there what can be changed in place.
+// settle gives a link that is there what can be changed in place, and is not so yet.
 func settle(c *conn, name, mac string, mtu int, at Port, alias string) error {
-	index, err := c.link(name)
+	links, err := readLinks(context.Background(), c)
 	if err != nil {
 		return err
+	}
+	now, ok := links.byName[name]
+	if !ok {
+		return fmt.Errorf("interface %s: %w", name, unix.ENODEV)
 	}
 	var master int32
 	if at.Master != "" {
@@ -241,13 +237,13 @@ func settle(c *conn, name, mac string, mtu int, at Port, alias string) error {
 			return err
 		}
 	}
-	q, err := changeMsg(index, mac, mtu, master, alias)
+	q, err := changeMsg(now, mac, mtu, master, alias)
 	if err != nil {
 		return err
 	}
 	reqs := []*nl.NetlinkRequest{q}
 	if at.Master != "" {
-		reqs = append(reqs, portMsg(index, at))
+		reqs = append(reqs, portMsg(now.index, at))
 	}
 	return errors.Join(c.batch(reqs, nil)...)
 }
@@ -271,10 +267,11 @@ func (k *Kernel) putVeth(key Key, s Veth) error {
 	}
 	return k.with(s.Peer.NS, func(c *conn) error {
 		delete(c.index, s.Peer.Name)
-		if peerIndex > 0 {
-			c.index[s.Peer.Name] = peerIndex
+		if peerIndex == 0 { // it was there before
+			return settle(c, s.Peer.Name, s.Peer.MAC, s.MTU, Port{}, "")
 		}
-		return nil
+		c.index[s.Peer.Name] = peerIndex
+		return c.one(upMsg(peerIndex))
 	})
 }
 

@@ -94,9 +94,7 @@ func vethMsg(name string, s Veth, master int32, peerFD uintptr) (*nl.NetlinkRequ
 	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("veth"))
 	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
 	peer := data.AddRtAttr(nl.VETH_INFO_PEER, nil)
-	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
-	peer.AddChild(m)
+	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC)) // not up: veth(4) refuses that before both ends are there
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(s.Peer.Name))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, peerMAC)
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU)))
@@ -105,21 +103,34 @@ func vethMsg(name string, s Veth, master int32, peerFD uintptr) (*nl.NetlinkRequ
 	return q, nil
 }
 
-// changeMsg changes what can be changed in place: MAC, MTU, master, alias, and that it is up.
-func changeMsg(index int32, mac string, mtu int, master int32, alias string) (*nl.NetlinkRequest, error) {
+// changeMsg changes what can be changed in place and is not so yet: a hardware address that is set again, though it is the same, flushes
+// even permanent neighbours.
+func changeMsg(now linkInfo, mac string, mtu int, master int32, alias string) (*nl.NetlinkRequest, error) {
 	q, m := linkMsg(0)
-	m.Index = index
-	hw, err := hardware(mac)
-	if err != nil {
-		return nil, err
+	m.Index = now.index
+	if mac != now.mac {
+		hw, err := hardware(mac)
+		if err != nil {
+			return nil, err
+		}
+		q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, hw))
 	}
-	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, hw))
-	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
-	q.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
-	if alias != "" {
+	if mtu != now.mtu {
+		q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	}
+	if master != now.master {
+		q.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+	}
+	if alias != "" && alias != now.alias {
 		q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
 	}
 	return q, nil
+}
+
+func upMsg(index int32) *nl.NetlinkRequest {
+	q, m := linkMsg(0)
+	m.Index = index
+	return q
 }
 
 func aliasMsg(index int32, alias string) *nl.NetlinkRequest {

@@ -1,0 +1,282 @@
+// Package overlay renders overlay networks into kernel state: what this host's kernel should hold for a network, for one port of it, for
+// one remote endpoint, and for the host itself. It is pure: the same records give the same state on every host and in every life of an
+// agent.
+//
+// Each network that has endpoints here has a namespace of its own, so that its inner packets meet none of the host's firewall:
+//
+//	sandbox eth0 ── ep… ┐                    ┌ vx0 ── UDP, through the host's namespace, to the other hosts' VTEPs
+//	sandbox eth0 ── ep… ┴ br0 (the gateways) ┤
+//	                                         └ up0 ── weft… in the host's namespace: egress, masqueraded
+//
+// Nothing is learned and nothing is flooded: forwarding and neighbour entries of all endpoints are there before a packet is.
+package overlay
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"weft/kernel"
+	"weft/store/record"
+)
+
+// Settings are what rendering needs of the host and the cluster.
+type Settings struct {
+	Self      record.HostID
+	VTEP      netip.Addr
+	VXLANPort uint16
+	NetnsDir  string
+}
+
+// Port is an endpoint of this host.
+type Port struct {
+	Endpoint *record.Endpoint
+	Netns    string // the sandbox's namespace
+	IfName   string // eth0, …
+	Default  bool   // the sandbox's default route leads through this network
+}
+
+// Network is a network as this host sees it.
+type Network struct {
+	Record    *record.Network
+	Endpoints []*record.Endpoint // all of it; those without addresses or not running are left out
+	Ports     []Port             // this host's own
+	Hosts     func(record.HostID) (vtep netip.Addr, ok bool)
+}
+
+// Names within a network's namespace.
+const (
+	bridgeName = "br0"
+	vxlanName  = "vx0"
+	uplinkName = "up0"
+	portSet    = "ports"
+	portTable  = "bridge weft"
+	hostTable  = "inet weft"
+	poolSet    = "pools"
+	vtepSet    = "vteps"
+)
+
+// The uplink is unnumbered: both ends have the same pair of link-local addresses in every network, with permanent neighbours, and nothing
+// of it is seen outside.
+var (
+	uplinkInner = netip.MustParseAddr("169.254.77.2")
+	uplinkOuter = netip.MustParseAddr("169.254.77.1")
+)
+
+// NetnsPath is the file of a network's namespace.
+func NetnsPath(s Settings, id record.NetworkID) string {
+	return filepath.Join(s.NetnsDir, "weft-"+record.ShortID(id))
+}
+
+// UplinkName is the host's end of a network's uplink.
+func UplinkName(id record.NetworkID) string { return "weft" + string(id[:min(10, len(id))]) }
+
+func portName(id record.EndpointID) string { return "ep" + record.ShortID(id) }
+
+// derivedMAC is a hardware address of weft's own, the same on every host for the same words.
+func derivedMAC(words ...string) string {
+	sum := sha256.Sum256(fmt.Append(nil, words))
+	return fmt.Sprintf("06:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
+}
+
+// renderer collects the state of one network.
+type renderer struct {
+	Settings
+	n   Network
+	ns  string
+	out kernel.State
+}
+
+func (r *renderer) add(kind kernel.Kind, ns, link, dst string, spec kernel.Spec) {
+	r.out.Add(kernel.Object{Key: kernel.Key{Kind: kind, NS: ns, Link: link, Dst: dst}, Spec: spec})
+}
+
+func newRenderer(s Settings, n Network) *renderer {
+	return &renderer{Settings: s, n: n, ns: NetnsPath(s, n.Record.ID), out: kernel.State{}}
+}
+
+// Render returns all that this host's kernel holds for a network; nothing where it has no port in it.
+func Render(s Settings, n Network) kernel.State {
+	r := newRenderer(s, n)
+	if len(n.Ports) == 0 {
+		return r.out
+	}
+	r.base()
+	if !n.Record.Internal {
+		r.uplink()
+	}
+	for _, p := range n.Ports {
+		r.port(p)
+	}
+	for _, ep := range n.Endpoints {
+		r.remote(ep)
+	}
+	return r.out
+}
+
+// RenderPort returns the part of Render's result that one port of this host needs.
+func RenderPort(s Settings, n Network, p Port) kernel.State {
+	r := newRenderer(s, n)
+	r.port(p)
+	return r.out
+}
+
+// RemotePort returns the part of Render's result that one endpoint of another host needs.
+func RemotePort(s Settings, n Network, ep *record.Endpoint) kernel.State {
+	r := newRenderer(s, n)
+	r.remote(ep)
+	return r.out
+}
+
+// base is the bridge with the gateways, the tunnel, and the rules of the ports.
+func (r *renderer) base() {
+	rec := r.n.Record
+	r.add(kernel.KindNetns, r.ns, "", "", kernel.Netns{})
+	for name, value := range map[string]string{
+		"net/ipv4/ip_forward": "1", // between the pools, and out
+		// Each direction of a conversation between two pools passes another host's bridge: no reverse path, no redirects.
+		"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0",
+		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/default/send_redirects": "0",
+		"net/ipv6/conf/all/disable_ipv6": "1",
+		// Off, a packet through the bridge costs a sixth less.
+		"net/bridge/bridge-nf-call-iptables": "0", "net/bridge/bridge-nf-call-ip6tables": "0", "net/bridge/bridge-nf-call-arptables": "0",
+	} {
+		r.add(kernel.KindSysctl, r.ns, name, "", kernel.Sysctl{Value: value})
+	}
+	r.add(kernel.KindBridge, r.ns, bridgeName, "", kernel.Bridge{MAC: derivedMAC("bridge", string(rec.ID)), MTU: rec.MTU})
+	r.out.Add(kernel.Object{
+		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: vxlanName},
+		Spec: kernel.VXLAN{
+			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: derivedMAC("vxlan", string(rec.ID), string(r.Self)), MTU: rec.MTU,
+			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true},
+		},
+		Holds: kernel.HoldsVNI(rec.VNI, r.VXLANPort),
+	})
+	for _, p := range rec.Pools {
+		if p.Gateway.IsValid() {
+			r.add(kernel.KindAddr, r.ns, bridgeName, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
+		}
+	}
+	r.add(kernel.KindTable, r.ns, portTable, "", portRules())
+}
+
+// portRules let a sandbox send with its own hardware address and address only, in ARP too. What comes through the tunnel was checked where
+// it entered. IPv6 has no pools yet: it is dropped.
+func portRules() kernel.Table {
+	at := "@" + portSet
+	return kernel.Table{
+		Sets: []kernel.Set{{Name: portSet, Type: kernel.SetPort}},
+		Chains: []kernel.Chain{{
+			Name: "own", Type: "filter", Hook: "prerouting", Priority: -300,
+			Rules: []kernel.Rule{
+				{If: []kernel.Match{{Field: kernel.InLink, Value: vxlanName}}, Verdict: kernel.Accept},
+				{If: []kernel.Match{{Field: kernel.EtherType, Value: "ip"}, {Field: kernel.SourcePort, Value: at}}, Verdict: kernel.Accept},
+				{If: []kernel.Match{{Field: kernel.EtherType, Value: "arp"}, {Field: kernel.ARPPort, Value: at}, {Field: kernel.ARPSender, Value: at}}, Verdict: kernel.Accept},
+				{Verdict: kernel.Drop},
+			},
+		}},
+	}
+}
+
+// uplink leads out of the network into the host.
+func (r *renderer) uplink() {
+	rec := r.n.Record
+	outer := UplinkName(rec.ID)
+	inMAC, outMAC := derivedMAC("uplink-inner", string(rec.ID)), derivedMAC("uplink-outer", string(rec.ID))
+	r.add(kernel.KindVeth, r.ns, uplinkName, "", kernel.Veth{
+		MAC: inMAC, MTU: rec.MTU, Peer: kernel.Peer{NS: kernel.HostNS, Name: outer, MAC: outMAC},
+	})
+	r.add(kernel.KindAddr, r.ns, uplinkName, uplinkInner.String()+"/32", kernel.Addr{})
+	r.add(kernel.KindNeigh, r.ns, uplinkName, uplinkOuter.String(), kernel.Neigh{MAC: outMAC})
+	r.add(kernel.KindRoute, r.ns, uplinkName, "0.0.0.0/0", kernel.Route{Via: uplinkOuter})
+	r.add(kernel.KindNeigh, kernel.HostNS, outer, uplinkInner.String(), kernel.Neigh{MAC: inMAC})
+	for _, p := range rec.Pools {
+		r.add(kernel.KindRoute, kernel.HostNS, outer, p.Subnet.String(), kernel.Route{Via: uplinkInner})
+	}
+}
+
+// port is one endpoint of this host: its pair, its address and routes in the sandbox, its entries here, and last the rule that lets it speak.
+func (r *renderer) port(p Port) {
+	ep, name := p.Endpoint, portName(p.Endpoint.ID)
+	r.add(kernel.KindVeth, r.ns, name, "", kernel.Veth{
+		MAC: derivedMAC("port", string(ep.ID)), MTU: r.n.Record.MTU, At: kernel.Port{Master: bridgeName},
+		Peer: kernel.Peer{NS: p.Netns, Name: p.IfName, MAC: string(ep.MAC)},
+	})
+	r.add(kernel.KindFDB, r.ns, name, string(ep.MAC), kernel.FDB{})
+	for _, a := range ep.Addrs {
+		pool, ok := r.n.Record.PoolOf(a)
+		if !ok {
+			continue
+		}
+		r.add(kernel.KindAddr, p.Netns, p.IfName, netip.PrefixFrom(a, pool.Subnet.Bits()).String(), kernel.Addr{})
+		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
+		r.add(kernel.KindElement, r.ns, portTable+" "+portSet, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort})
+		if p.Default && pool.Gateway.IsValid() {
+			r.add(kernel.KindRoute, p.Netns, p.IfName, "0.0.0.0/0", kernel.Route{Via: pool.Gateway})
+		}
+		for _, other := range r.n.Record.Pools {
+			if other.Subnet != pool.Subnet && pool.Gateway.IsValid() {
+				r.add(kernel.KindRoute, p.Netns, p.IfName, other.Subnet.String(), kernel.Route{Via: pool.Gateway})
+			}
+		}
+	}
+}
+
+// remote is one endpoint of another host: where its hardware address is, and which one its address has.
+func (r *renderer) remote(ep *record.Endpoint) {
+	if ep.Host == r.Self || !ep.Running || ep.MAC == "" {
+		return
+	}
+	vtep, ok := r.n.Hosts(ep.Host)
+	if !ok {
+		return
+	}
+	for _, a := range ep.Addrs {
+		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
+	}
+	if len(ep.Addrs) > 0 {
+		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
+		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
+	}
+}
+
+// Host returns what the host itself holds for its networks: forwarding, and one table that masquerades what leaves, keeps networks apart,
+// lets nothing new in, and takes tunnel packets from the cluster's VTEPs only. Empty where no network is here.
+func Host(s Settings, here []*record.Network, pools []netip.Prefix, vteps []netip.Addr) kernel.State {
+	r := &renderer{Settings: s, out: kernel.State{}}
+	if len(here) == 0 {
+		return r.out
+	}
+	r.add(kernel.KindSysctl, kernel.HostNS, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
+	r.add(kernel.KindTable, kernel.HostNS, hostTable, "", hostRules(s.VXLANPort))
+	for _, p := range pools {
+		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+poolSet, p.String(), kernel.Element{Type: kernel.SetPrefix})
+	}
+	for _, a := range vteps {
+		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+vtepSet, a.String(), kernel.Element{Type: kernel.SetAddr})
+	}
+	return r.out
+}
+
+func hostRules(port uint16) kernel.Table {
+	uplinks, pools, vteps := "weft*", "@"+poolSet, "@"+vtepSet
+	return kernel.Table{
+		Sets: []kernel.Set{{Name: poolSet, Type: kernel.SetPrefix}, {Name: vtepSet, Type: kernel.SetAddr}},
+		Chains: []kernel.Chain{
+			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: []kernel.Rule{
+				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.OutLink, Value: uplinks}}, Verdict: kernel.Drop},
+				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.DestAddr, Value: pools}}, Verdict: kernel.Drop},
+				{If: []kernel.Match{{Field: kernel.OutLink, Value: uplinks}, {Field: kernel.Established}}, Verdict: kernel.Accept},
+				{If: []kernel.Match{{Field: kernel.OutLink, Value: uplinks}}, Verdict: kernel.Drop},
+			}},
+			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: []kernel.Rule{
+				{If: []kernel.Match{{Field: kernel.UDPDest, Value: fmt.Sprint(port)}, {Field: kernel.InLink, Value: uplinks}}, Verdict: kernel.Drop},
+				{If: []kernel.Match{{Field: kernel.UDPDest, Value: fmt.Sprint(port)}, {Field: kernel.SourceAddr, Not: true, Value: vteps}}, Verdict: kernel.Drop},
+			}},
+			{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100, Rules: []kernel.Rule{
+				{If: []kernel.Match{{Field: kernel.SourceAddr, Value: pools}, {Field: kernel.OutLink, Not: true, Value: uplinks}}, Verdict: kernel.Masquerade},
+			}},
+		},
+	}
+}
