@@ -57,6 +57,6 @@ func toStatus(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, err.Error())
 	default:
-		return status.Error(registryCode(err), err.Error())
+		return status.Error(codes.Unknown, err.Error())
 	}
 }
