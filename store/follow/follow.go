@@ -4,12 +4,14 @@ package follow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"weft/store"
 	"weft/store/record"
@@ -28,6 +30,7 @@ type Follower struct {
 	dirty   Dirty
 	cluster string               // the cluster's ID once it is known
 	seen    map[string]store.Rev // the highest revision of each partition, of this life and of the one before
+	heard   map[string]bool      // the partitions that the store itself has spoken of in this life
 	doubt   error
 	watches map[string]context.CancelFunc
 	changed chan struct{} // closed and replaced at each change of the picture
@@ -60,7 +63,8 @@ type Config struct {
 func New(cfg Config) *Follower {
 	f := &Follower{
 		store: cfg.Store, log: cfg.Log, wake: make(chan struct{}, 1), changed: make(chan struct{}),
-		truth: record.Empty(), cluster: cfg.Cluster, seen: map[string]store.Rev{}, watches: map[string]context.CancelFunc{},
+		truth: record.Empty(), cluster: cfg.Cluster, seen: map[string]store.Rev{}, heard: map[string]bool{},
+		watches: map[string]context.CancelFunc{},
 	}
 	seed := cfg.Seed
 	if seed == nil {
@@ -79,22 +83,27 @@ func (f *Follower) Run(ctx context.Context) {
 	f.running = ctx
 	early := f.watches
 	f.watches = map[string]context.CancelFunc{}
-	f.mu.Unlock()
-	f.watch(store.Meta)
-	f.watch(store.Alive)
+	f.watchLocked(store.Meta)
+	f.watchLocked(store.Alive)
 	for p := range early {
-		f.watch(p)
+		f.watchLocked(p)
 	}
+	f.mu.Unlock()
 	<-ctx.Done()
+	f.mu.Lock()
+	f.running = nil // from now on nobody adds a watch
+	f.mu.Unlock()
 	f.wg.Wait()
 }
 
 // Follow adds a network's partition; following it already is no error.
-func (f *Follower) Follow(id record.NetworkID) { f.watch(record.NetPartition(id)) }
-
-func (f *Follower) watch(partition string) {
+func (f *Follower) Follow(id record.NetworkID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.watchLocked(record.NetPartition(id))
+}
+
+func (f *Follower) watchLocked(partition string) {
 	if _, ok := f.watches[partition]; ok {
 		return
 	}
@@ -104,13 +113,48 @@ func (f *Follower) watch(partition string) {
 	}
 	ctx, cancel := context.WithCancel(f.running)
 	f.watches[partition] = cancel
-	f.wg.Add(1)
-	go func() {
-		defer f.wg.Done()
+	f.wg.Go(func() {
 		for b := range f.store.Watch(ctx, partition) {
+			if b.Resync && partition != store.Meta {
+				f.makeSure(ctx)
+			}
 			f.take(ctx, partition, b)
 		}
-	}()
+	})
+}
+
+// askAgain is how long makeSure waits for a store that does not answer.
+const askAgain = 100 * time.Millisecond
+
+// makeSure compares the cluster's record before a whole partition is believed: partition meta, which would tell, has a watch of its own that
+// may be behind this one, and a network that looks empty in another cluster's store would be taken down.
+func (f *Follower) makeSure(ctx context.Context) {
+	for {
+		f.mu.Lock()
+		cluster := f.cluster
+		f.mu.Unlock()
+		if cluster == "" {
+			return // nothing is known that could be lost
+		}
+		e, err := f.store.Get(ctx, record.ClusterKey())
+		if err == nil || errors.Is(err, store.ErrNotFound) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			var c *record.Cluster
+			if err == nil {
+				if c = new(record.Cluster); c.Decode(e.Value) != nil {
+					return // a record that someone scribbled over: the last good one counts
+				}
+			}
+			f.doubtIf(f.strange(c))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(askAgain):
+		}
+	}
 }
 
 // Unfollow drops a network's partition: its endpoints are unknown from now on.
@@ -125,6 +169,7 @@ func (f *Follower) Unfollow(id record.NetworkID) {
 	cancel()
 	delete(f.watches, p)
 	delete(f.seen, p)
+	delete(f.heard, p)
 	f.truth = f.truth.Drop(p)
 	f.show(f.shown.Load().Drop(p))
 }
@@ -150,7 +195,8 @@ func (f *Follower) take(ctx context.Context, partition string, b store.Batch) {
 		return
 	}
 	f.truth = f.truth.Apply(partition, b)
-	f.judge(partition, b)
+	f.heard[partition] = true
+	f.doubtIf(f.judge(partition, b))
 	if f.doubt != nil {
 		f.show(f.shown.Load()) // the same picture: those who wait for another one are to hear of the doubt
 		return
@@ -167,22 +213,34 @@ func (f *Follower) merged(partition string) *record.Snapshot {
 
 // judge finds out whether the store is one that lost its history: another cluster's, an empty one, or one older than what was seen.
 // Such doubt stays for the agent's life: deleting on it would take away what works.
-func (f *Follower) judge(partition string, b store.Batch) {
-	var why error
+func (f *Follower) judge(partition string, b store.Batch) error {
 	if partition == store.Meta {
 		c := f.truth.Cluster()
-		switch {
-		case f.cluster == "" && c != nil:
+		if f.cluster == "" && c != nil {
 			f.cluster = c.ID
-		case f.cluster != "" && c == nil:
-			why = fmt.Errorf("the store has lost the record of cluster %s: it was emptied, or its prefix is another one's", f.cluster)
-		case f.cluster != "" && c.ID != f.cluster:
-			why = fmt.Errorf("the store holds cluster %s, and this host belongs to %s", c.ID, f.cluster)
+		}
+		if why := f.strange(c); why != nil {
+			return why
 		}
 	}
-	if seen := f.seen[partition]; why == nil && b.Rev < seen {
-		why = fmt.Errorf("the store went back from revision %d to %d: it was restored from a backup", seen, b.Rev)
+	if seen := f.seen[partition]; b.Rev < seen {
+		return fmt.Errorf("the store went back from revision %d to %d: it was restored from a backup", seen, b.Rev)
 	}
+	return nil
+}
+
+// strange says what is wrong with the store's record of the cluster, which is nil where there is none.
+func (f *Follower) strange(c *record.Cluster) error {
+	switch {
+	case f.cluster != "" && c == nil:
+		return fmt.Errorf("the store has lost the record of cluster %s: it was emptied, or its prefix is another one's", f.cluster)
+	case c != nil && c.ID != f.cluster:
+		return fmt.Errorf("the store holds cluster %s, and this host belongs to %s", c.ID, f.cluster)
+	}
+	return nil
+}
+
+func (f *Follower) doubtIf(why error) {
 	if why != nil && f.doubt == nil {
 		f.doubt = why
 		f.log.Error("the store is not believed; this host goes on with what it knows", "reason", why)
@@ -262,21 +320,21 @@ func (f *Follower) Doubt() error {
 	return f.doubt
 }
 
-// WaitRev waits until the picture of a partition is at rev or newer.
+// WaitRev waits until the picture of a partition is at rev or newer. It fails when the store is not believed, and the picture stands still.
 func (f *Follower) WaitRev(ctx context.Context, partition string, rev store.Rev) error {
 	return f.wait(ctx, func() bool { return f.shown.Load().Rev(partition) >= rev })
 }
 
-// WaitSynced waits until the store itself has spoken of a partition.
+// WaitSynced waits until Synced. It fails when the store is not believed.
 func (f *Follower) WaitSynced(ctx context.Context, partition string) error {
-	return f.wait(ctx, func() bool { return f.truth.Rev(partition) > 0 })
+	return f.wait(ctx, func() bool { return f.heard[partition] && f.doubt == nil })
 }
 
 // Synced tells whether the store itself has spoken of a partition, and is believed.
 func (f *Follower) Synced(partition string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.truth.Rev(partition) > 0 && f.doubt == nil
+	return f.heard[partition] && f.doubt == nil
 }
 
 func (f *Follower) wait(ctx context.Context, done func() bool) error {
