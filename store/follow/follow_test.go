@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,12 +30,13 @@ const (
 type world struct {
 	*memory.World
 	follows, writes *memory.Client
+	last            map[string]store.Rev // of each partition, as applied
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := memory.New()
-	x := &world{World: w, follows: w.Client(), writes: w.Client()}
+	x := &world{World: w, follows: w.Client(), writes: w.Client(), last: map[string]store.Rev{}}
 	t.Cleanup(func() { _ = x.follows.Close(); _ = x.writes.Close() })
 	return x
 }
@@ -46,6 +46,9 @@ func (w *world) apply(t *testing.T, ops ...store.Op) store.Rev {
 	rev, err := w.writes.Txn(t.Context(), store.Txn{Then: ops})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, op := range ops {
+		w.last[op.Key.Partition] = rev
 	}
 	return rev
 }
@@ -247,19 +250,9 @@ func named(d follow.NetDirty, ids ...record.EndpointID) bool {
 // settle waits until the follower has all that was written.
 func settle(t *testing.T, w *world, f *follow.Follower) {
 	t.Helper()
-	newest := map[string]store.Rev{}
-	for _, p := range []string{store.Meta, store.Alive, record.NetPartition(front), record.NetPartition(back)} {
-		l, err := w.writes.List(t.Context(), p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range l.Entries {
-			newest[p] = max(newest[p], e.Rev)
-		}
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for p, rev := range newest {
+	for p, rev := range w.last {
 		if err := f.WaitRev(ctx, p, rev); err != nil {
 			t.Fatalf("%s: %v", p, err)
 		}
@@ -335,118 +328,6 @@ func TestAnEmptyStoreIsSynced(t *testing.T) {
 	if !f.Synced(store.Meta) || f.Doubt() != nil || length(f, front) != 0 {
 		t.Errorf("synced %v, doubt %v, %d endpoints", f.Synced(store.Meta), f.Doubt(), length(f, front))
 	}
-}
-
-// Whatever way the store lost its history: the picture stays, and those who wait hear why.
-func TestAStoreThatLostItsHistoryIsNotBelieved(t *testing.T) {
-	for name, tc := range map[string]struct {
-		lose func(t *testing.T, w *world, early memory.Backup)
-		want []string // one of them
-	}{
-		"emptied":         {func(_ *testing.T, w *world, _ memory.Backup) { w.Restore(memory.Backup{}) }, []string{"lost the record of cluster c", "went back from revision"}},
-		"emptied, newer":  {func(_ *testing.T, w *world, _ memory.Backup) { w.Restore(memory.Backup{Rev: 1000}) }, []string{"lost the record of cluster c"}},
-		"another's":       {another, []string{"holds cluster other, and this host belongs to c"}},
-		"older":           {func(_ *testing.T, w *world, early memory.Backup) { w.Restore(early) }, []string{"went back from revision"}},
-		"record deleted":  {func(t *testing.T, w *world, _ memory.Backup) { w.apply(t, store.Del(record.ClusterKey())) }, []string{"lost the record of cluster c"}},
-		"record replaced": {func(t *testing.T, w *world, _ memory.Backup) { w.apply(t, cluster(t, "other")) }, []string{"holds cluster other"}},
-	} {
-		for _, when := range []string{"while it is followed", "before the agent starts"} {
-			t.Run(name+" "+when, func(t *testing.T) {
-				w := newWorld(t)
-				w.apply(t, cluster(t, "c"))
-				early := w.Backup()
-				w.apply(t, endpoint(t, front, 1)...)
-				w.apply(t, encoded(t, record.FenceKey("h"), &record.Fence{Host: "h"}))
-				cfg := follow.Config{Store: w.follows}
-				if when == "before the agent starts" {
-					cfg.Cluster, cfg.Seed = "c", seedOf(t, w, store.Meta, record.NetPartition(front))
-					tc.lose(t, w, early)
-				}
-				f := start(t, cfg)
-				f.Follow(front)
-				if cfg.Cluster == "" {
-					synced(t, f, store.Meta, record.NetPartition(front))
-					tc.lose(t, w, early)
-				}
-				disbelieved(t, w, f, tc.want)
-			})
-		}
-	}
-}
-
-func another(_ *testing.T, w *world, _ memory.Backup) {
-	b, err := record.Encode(&record.Cluster{ID: "other"})
-	if err != nil {
-		panic(err)
-	}
-	w.Restore(memory.Backup{Rev: 1000, Entries: []store.Entry{{Key: record.ClusterKey(), Value: b, Rev: 900}}})
-}
-
-func disbelieved(t *testing.T, w *world, f *follow.Follower, want []string) {
-	t.Helper()
-	until(t, "the store is believed", func() bool { return f.Doubt() != nil })
-	if !slices.ContainsFunc(want, func(s string) bool { return strings.Contains(f.Doubt().Error(), s) }) {
-		t.Errorf("doubt: %v, want one of %q", f.Doubt(), want)
-	}
-	if err := f.WaitRev(t.Context(), record.NetPartition(front), 5000); err == nil || err.Error() != f.Doubt().Error() {
-		t.Errorf("who waits for a revision hears %v", err)
-	}
-	if err := f.WaitSynced(t.Context(), store.Alive); err == nil || f.Synced(store.Meta) {
-		t.Errorf("synced with a store that is not believed: %v", err)
-	}
-	f.TakeDirty()
-	ops := append([]store.Op{store.Del(record.EndpointKey(front, "e1"))}, endpoint(t, front, 9)...)
-	w.apply(t, append(ops, cluster(t, "c"))...)
-	probe := start(t, follow.Config{Store: w.writes})
-	synced(t, probe, store.Meta)
-	if c := f.Picture().Cluster(); c == nil || c.ID != "c" || length(f, front) != 1 {
-		t.Errorf("the picture followed all the same: cluster %+v, %d endpoints", c, length(f, front))
-	}
-	if d, _ := f.TakeDirty(); d.Meta || len(d.Nets) > 0 {
-		t.Errorf("dirty: %+v, and there is nothing new to act on", d)
-	}
-}
-
-// The partitions have watches of their own. A network of an emptied or foreign store must not look empty in the moment before partition
-// meta tells: that moment would take its forwarding entries down.
-func TestNoNetworkLooksEmptyBeforeTheClusterIsKnown(t *testing.T) {
-	for range 50 {
-		w := newWorld(t)
-		w.apply(t, cluster(t, "c"))
-		w.apply(t, endpoint(t, front, 1)...)
-		seed := seedOf(t, w, store.Meta, record.NetPartition(front))
-		another(t, w, memory.Backup{})
-		f := follow.New(follow.Config{Store: w.follows, Seed: seed, Cluster: "c", Log: slog.New(slog.DiscardHandler)})
-		f.Follow(front)
-		stop := run(t, f)
-		until(t, "no doubt", func() bool { return f.Doubt() != nil })
-		stop()
-		if length(f, front) != 1 {
-			t.Fatal("the network was shown as the foreign store has it")
-		}
-	}
-}
-
-// What is lost must be asked for, also when the store answers only later.
-func TestASyncWaitsForAStoreThatCannotBeAsked(t *testing.T) {
-	w := newWorld(t)
-	w.apply(t, cluster(t, "c"))
-	w.apply(t, endpoint(t, front, 1)...)
-	f := start(t, follow.Config{Store: deaf{w.follows}, Cluster: "c"})
-	f.Follow(front)
-	synced(t, f, store.Meta)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := f.WaitSynced(ctx, record.NetPartition(front)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("believed without an answer: %v", err)
-	}
-}
-
-// deaf is a store that delivers watches and answers no question.
-type deaf struct{ store.Store }
-
-func (deaf) Get(context.Context, store.Key) (store.Entry, error) {
-	return store.Entry{}, store.ErrUnreachable
 }
 
 func TestForgottenHistoryIsNoDoubt(t *testing.T) {
@@ -542,18 +423,14 @@ func TestFollowAndUnfollowRace(t *testing.T) {
 		})
 	}
 	stop := run(t, f)
-	var last store.Rev
 	for i := range 100 {
-		last = w.apply(t, endpoint(t, nets[i%3], i)...)
+		w.apply(t, endpoint(t, nets[i%3], i)...)
 	}
 	wg.Wait()
 	for _, n := range nets {
 		f.Follow(n)
 	}
-	synced(t, f, record.NetPartition("n0"), record.NetPartition("n1"), record.NetPartition("n2"))
-	if err := f.WaitRev(t.Context(), record.NetPartition(nets[99%3]), last); err != nil {
-		t.Fatal(err)
-	}
+	settle(t, w, f)
 	total := 0
 	for _, n := range nets {
 		total += length(f, n)
