@@ -56,8 +56,9 @@ func (p Pool) free(taken func(netip.Addr) bool) func(yield func(netip.Addr) bool
 		if p.Range.IsValid() {
 			from = p.Range
 		}
+		aux := p.auxSet()
 		for a := from.Addr(); from.Contains(a); a = a.Next() {
-			if a == p.Gateway || p.edge(a) != "" || p.auxName(a) != "" || taken(a) {
+			if a == p.Gateway || p.edge(a) != "" || aux[a] || taken(a) {
 				continue
 			}
 			if !yield(a) {

@@ -173,8 +173,9 @@ func (p *Pool) defaultGateway() error {
 	if p.Gateway.IsValid() {
 		return nil
 	}
+	aux := p.auxSet()
 	for a := p.Subnet.Addr().Next(); p.Subnet.Contains(a) && p.edge(a) == ""; a = a.Next() {
-		if p.auxName(a) == "" {
+		if !aux[a] {
 			p.Gateway = a
 			return nil
 		}
@@ -202,6 +203,15 @@ func (p Pool) auxName(a netip.Addr) string {
 		}
 	}
 	return ""
+}
+
+// auxSet is for those who ask about many addresses.
+func (p Pool) auxSet() map[netip.Addr]bool {
+	out := make(map[netip.Addr]bool, len(p.Aux))
+	for _, a := range p.Aux {
+		out[a] = true
+	}
+	return out
 }
 
 func lastAddr(p netip.Prefix) netip.Addr {

@@ -57,8 +57,13 @@ func (r *Registry) tryRegister(ctx context.Context, h record.Host, warnings *[]s
 	if known && old.Incarnation > h.Incarnation {
 		return 0, false, refuse(Lost, "host %s is registered with incarnation %d, and this agent knows of %d only: its state directory is an old copy", h.ID, old.Incarnation, h.Incarnation)
 	}
+	fence, fenceRev := view.Fence(h.ID)
+	if fence != nil && fence.Incarnation >= h.Incarnation {
+		return 0, false, refuse(Lost, "host %s was cleared from the cluster (fence at incarnation %d, this is %d)", h.ID, fence.Incarnation, h.Incarnation)
+	}
 	t := txn{}
 	t.when(record.HostKey(h.ID), view.HostRev(h.ID))
+	t.when(record.FenceKey(h.ID), fenceRev)
 	if owner, taken := view.VTEPOwner(h.VTEP); !taken {
 		t.claim(record.VTEPKey(h.VTEP), string(h.ID))
 	} else if owner != h.ID {
@@ -71,7 +76,7 @@ func (r *Registry) tryRegister(ctx context.Context, h record.Host, warnings *[]s
 	if known && old.VTEP != h.VTEP {
 		t.del(record.VTEPKey(old.VTEP))
 	}
-	*warnings = nil
+	// Where nothing is added any more, an attempt whose outcome was unknown had been applied: its warnings stand.
 	if added := newRoutes(old, h); len(added) > 0 {
 		*warnings = overlaps(view, h, added)
 		t.when(record.PoolsGenKey(), view.PoolsGen())

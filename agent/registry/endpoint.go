@@ -48,7 +48,7 @@ func (e *NameTakenError) Error() string {
 // those of store.Store; after ErrUnknown the endpoint may exist or come to exist, and its ID is to be released.
 func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endpoint) (store.Rev, error) {
 	var rev store.Rev
-	netRev := r.cfg.Picture().NetworkRev(ep.Network)
+	netRev := r.activeInPicture(ep.Network)
 	err := retry(ctx, func(fresh bool) (bool, error) {
 		if fresh || netRev == store.Absent {
 			var err error
@@ -94,6 +94,16 @@ func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpo
 		return false, r.addrTaken(ctx, ep.Network, c.Key)
 	}
 	return true, err // the network's record or the fence: look at the store itself
+}
+
+// activeInPicture returns the revision of an active network in the picture; store.Absent where only the store itself can tell. A transaction
+// that compared the revision of a network that is deleting would be applied.
+func (r *Registry) activeInPicture(id record.NetworkID) store.Rev {
+	view := r.cfg.Picture()
+	if n, ok := view.Network(id); ok && n.State == record.Active {
+		return view.NetworkRev(id)
+	}
+	return store.Absent
 }
 
 // activeNetwork returns the revision of a network in which endpoints may be made; it waits for a removal under way to end either way.

@@ -123,9 +123,26 @@ func (t *txn) claim(k store.Key, owner string) {
 }
 func (t *txn) put(k store.Key, rec any) {
 	b, err := record.Encode(rec)
+	if err == nil && len(b) > store.MaxValue {
+		err = refuse(Invalid, "%s takes %d bytes in the store, and at most %d are possible: give it less", describe(rec), len(b), store.MaxValue)
+	}
 	t.err = errors.Join(t.err, err)
 	t.t.Then = append(t.t.Then, store.Put(k, b))
 }
+
+// describe names a record, and what may be long in it.
+func describe(rec any) string {
+	switch r := rec.(type) {
+	case *record.Network:
+		return fmt.Sprintf("the definition of network %s with its subnets, auxiliary addresses, options and labels", r.Name)
+	case *record.Endpoint:
+		return fmt.Sprintf("endpoint %s with its aliases and links", r.Name)
+	case *record.Host:
+		return fmt.Sprintf("the record of host %s with its %d routes", r.Name, len(r.Routes))
+	}
+	return "the record"
+}
+
 func (t *txn) del(k store.Key) { t.t.Then = append(t.t.Then, store.Del(k)) }
 
 func (r *Registry) commit(ctx context.Context, t txn) (store.Rev, error) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"weft/ipam"
+	"weft/store"
+	"weft/store/record"
 )
 
 // NetworkSpec is a network as a user asks for it.
@@ -60,13 +62,17 @@ func (s NetworkSpec) check() (plan, error) {
 	if len(s.Name) > 1 && len(strings.Trim(s.Name, "0123456789abcdef")) == 0 && len(s.Name) == 64 {
 		return p, refuse(Invalid, "invalid network name %q: it looks like an ID", s.Name)
 	}
-	if slices.Contains([]string{"host", "none", "bridge"}, s.Name) {
+	if slices.Contains([]string{"host", "none", "bridge"}, record.Fold(s.Name)) {
 		return p, refuse(Exists, "network with name %s already exists: it is a pre-defined network", s.Name)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Options)) {
 		if err := p.option(k, s.Options[k]); err != nil {
 			return p, err
 		}
+	}
+	// Checked before anything whose time grows with the square of it.
+	if n := s.size(); n > store.MaxValue {
+		return p, refuse(Invalid, "the definition of network %s with its subnets, auxiliary addresses, options and labels takes %d bytes or more in the store, and at most %d are possible: give it less", s.Name, n, store.MaxValue)
 	}
 	var err error
 	if p.pools, err = (ipam.Request{Subnets: s.Subnets, Gateways: s.Gateways, Ranges: s.IPRanges, Aux: s.Aux}).Parse(); err != nil {
@@ -78,6 +84,22 @@ func (s NetworkSpec) check() (plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// size is what the record takes at the least.
+func (s NetworkSpec) size() int {
+	n := 0
+	for _, words := range [][]string{s.Subnets, s.Gateways, s.IPRanges} {
+		for _, w := range words {
+			n += len(w)
+		}
+	}
+	for _, m := range []map[string]string{s.Aux, s.Options, s.Labels, s.IPAMOpts} {
+		for k, v := range m {
+			n += len(k) + len(v)
+		}
+	}
+	return n
 }
 
 func (p *plan) option(k, v string) error {
