@@ -78,10 +78,12 @@ func Check(pools []Pool, a netip.Addr) error {
 			return fmt.Errorf("invalid address %s: it is the %s of %s", a, why, p.Subnet)
 		}
 		if a == p.Gateway {
-			return fmt.Errorf("Address already in use: %s is the gateway of %s", a, p.Subnet) //nolint:staticcheck // Docker's words
+			//lint:ignore ST1005 Docker's words
+			return fmt.Errorf("Address already in use: %s is the gateway of %s", a, p.Subnet)
 		}
 		if name := p.auxName(a); name != "" {
-			return fmt.Errorf("Address already in use: %s is the auxiliary address %s of %s", a, name, p.Subnet) //nolint:staticcheck // Docker's words
+			//lint:ignore ST1005 Docker's words
+			return fmt.Errorf("Address already in use: %s is the auxiliary address %s of %s", a, name, p.Subnet)
 		}
 		return nil
 	}
