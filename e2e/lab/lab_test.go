@@ -114,7 +114,7 @@ func mess(t *testing.T, h *Host) (pids []int) {
 	inside := exec.Command("sleep", "60")
 	inside.Env = []string{"PATH=" + os.Getenv("PATH")} // the mark is not for what users run
 	agent := exec.Command("sleep", "60")
-	for cmd, start := range map[*exec.Cmd]func(*exec.Cmd) error{agent: h.Node.Start, inside: func(c *exec.Cmd) error { return within(sandbox, c.Start) }} {
+	for cmd, start := range map[*exec.Cmd]func(*exec.Cmd) error{agent: h.Node.Start, inside: func(c *exec.Cmd) error { return Within(sandbox, c.Start) }} {
 		if err := start(cmd); err != nil {
 			t.Fatal(err)
 		}

@@ -36,10 +36,10 @@ func (l *Lab) makeNode(name string, addr netip.Addr) (*Node, error) {
 }
 
 // Do runs f on a thread that is in the node's namespace; sockets that it opens and processes that it starts stay there.
-func (n *Node) Do(f func() error) error { return within(n.Path, f) }
+func (n *Node) Do(f func() error) error { return Within(n.Path, f) }
 
-// within runs f in a namespace. The thread is not used again.
-func within(path string, f func() error) error {
+// Within runs f in a namespace. The thread is not used again.
+func Within(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
