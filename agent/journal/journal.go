@@ -28,6 +28,9 @@ const (
 	pictureDir       = "picture"
 )
 
+// maxAttachments is what a sandbox can have for its removal, with a release for each, to fit one transaction.
+const maxAttachments = store.MaxOps - 1
+
 // ErrLocked says that another agent uses the state directory.
 var ErrLocked = errors.New("another agent uses this state directory")
 
@@ -131,6 +134,9 @@ func (j *Journal) Sandboxes(ctx context.Context) (all []*record.Sandbox, errs []
 // PutSandbox writes a sandbox with its attachments; releases are noted in the same transaction, since an attachment that goes and its
 // release are one fact.
 func (j *Journal) PutSandbox(ctx context.Context, s *record.Sandbox, releases ...Release) error {
+	if n := len(s.Attachments); n > maxAttachments {
+		return fmt.Errorf("sandbox %s in %d networks: at most %d are possible", s.Name, n, maxAttachments)
+	}
 	b, err := record.Encode(s)
 	if err != nil {
 		return err

@@ -38,18 +38,26 @@ func (j *Journal) SavePicture(cluster, partition string, s store.Snapshot) error
 // DropPicture forgets a partition that is no longer followed.
 func (j *Journal) DropPicture(partition string) error {
 	err := os.Remove(filepath.Join(j.dir, pictureDir, pictureFile(partition)))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the picture of %s: %w", partition, err)
 	}
-	return err
+	return nil
 }
 
-// Picture returns what was saved for a cluster. A file that cannot be read is named in errs and left out: the store will tell it again.
+// Picture returns what was saved for a cluster. A file that cannot be read is named in errs and left out: the store will tell it again. It is
+// for an agent that starts: what a crash left of files being written goes.
 func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 	s = record.Empty()
+	halves, err := filepath.Glob(filepath.Join(j.dir, pictureDir, newFile))
+	for _, f := range halves {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("clear unfinished pictures: %w", err))
+	}
 	files, err := filepath.Glob(filepath.Join(j.dir, pictureDir, "*.json"))
 	if err != nil {
-		return s, []error{err}
+		return s, append(errs, err)
 	}
 	dumps := map[string]store.Snapshot{}
 	for _, f := range files {
@@ -62,6 +70,10 @@ func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 			errs = append(errs, fmt.Errorf("saved picture %s: %w", f, err))
 			continue
 		}
+		if d.Partition == "" {
+			errs = append(errs, fmt.Errorf("saved picture %s: it does not say what of", f))
+			continue
+		}
 		if d.Cluster == cluster && cluster != "" {
 			dumps[d.Partition] = d.Snapshot
 		}
@@ -69,10 +81,13 @@ func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 	return record.SeedFrom(dumps), errs
 }
 
+// newFile is the pattern of files being written.
+const newFile = ".new-*"
+
 func pictureFile(partition string) string { return strings.ReplaceAll(partition, "/", "_") + ".json" }
 
 func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), newFile)
 	if err != nil {
 		return err
 	}
