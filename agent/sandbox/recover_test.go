@@ -1,0 +1,5 @@
+package sandbox
+
+const holderEnv = "WEFT_TEST_HOLD"
+
+func holdHost() {}
