@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -34,10 +33,7 @@ func (k *Kernel) Routes() ([]HostRoute, error) {
 			return err
 		}
 		for _, m := range msgs {
-			r, ok, err := parseRoute(m)
-			if err != nil {
-				return err
-			}
+			r, ok := parseRoute(m)
 			name := links.byIndex[r.oif].name
 			a := r.dst.Addr()
 			if !ok || r.dst.Bits() == 0 || r.protocol == Proto || r.typ != unix.RTN_UNICAST || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || strings.HasPrefix(name, "weft") {
@@ -72,14 +68,8 @@ func (k *Kernel) addrs() ([]hostAddr, error) {
 				return err
 			}
 			for _, m := range msgs {
-				as, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
-				if err != nil {
-					return err
-				}
-				for _, a := range as {
-					if addr, ok := netip.AddrFromSlice(a.Value); ok && (a.Attr.Type == unix.IFA_LOCAL || fam == unix.AF_INET6 && a.Attr.Type == unix.IFA_ADDRESS) {
-						out = append(out, hostAddr{netip.PrefixFrom(addr, int(m[1])), links.byIndex[int32(binary.NativeEndian.Uint32(m[4:]))]})
-					}
+				if a, ok := parseAddr(m); ok {
+					out = append(out, hostAddr{a.prefix, links.byIndex[a.index]})
 				}
 			}
 		}
@@ -156,7 +146,7 @@ func (k *Kernel) defaultLink() (string, error) {
 		msgs, err := c.dump(context.Background(), unix.RTM_GETROUTE, q)
 		best := -1
 		for _, m := range msgs {
-			if r, ok, err := parseRoute(m); err == nil && ok && r.dst.Bits() == 0 && (best < 0 || r.Metric < best) {
+			if r, ok := parseRoute(m); ok && r.dst.Bits() == 0 && (best < 0 || r.Metric < best) {
 				best, name = r.Metric, links.byIndex[r.oif].name
 			}
 		}

@@ -12,18 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kernel is the real Executor. Its methods may be called from several goroutines; each namespace's socket serves one at a time.
+// Kernel is the real Executor. Its methods may be called from several goroutines.
 type Kernel struct {
-	cfg Config
+	cfg  Config
+	host string // the file of the host's namespace
 
-	mu    sync.Mutex // guards conns
-	conns map[string]*slot
-}
-
-// slot is a namespace's socket with its turn: held across I/O, by the one that uses the socket.
-type slot struct {
-	turn sync.Mutex
-	c    *conn // nil: closed
+	mu     sync.Mutex // guards what follows and every slot's users and gone; never held across I/O
+	slots  map[place]*slot
+	closed bool
 }
 
 // Config of a Kernel.
@@ -40,95 +36,24 @@ func Open(cfg Config) (*Kernel, error) {
 	if err := shareDir(cfg.NetnsDir); err != nil {
 		return nil, err
 	}
-	k := &Kernel{cfg: cfg, conns: map[string]*slot{}}
-	return k, k.with(HostNS, func(*conn) error { return nil })
+	k := &Kernel{cfg: cfg, host: cfg.HostNS, slots: map[place]*slot{}}
+	if k.host == "" {
+		k.host = "/proc/thread-self/ns/net" // any thread's but one that is inside another namespace, which runs nothing else
+	}
+	if err := k.with(HostNS, func(*conn) error { return nil }); err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	return k, nil
 }
 
-// Close closes all sockets.
+// Close closes all sockets, those in use after their last use. Whoever comes later gets os.ErrClosed.
 func (k *Kernel) Close() error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, s := range k.conns {
-		s.turn.Lock()
-		if s.c != nil {
-			s.c.close()
-			s.c = nil
-		}
-		s.turn.Unlock()
-	}
-	k.conns = map[string]*slot{}
+	k.closed = true
+	idle := k.dropLocked(func(place) bool { return true })
+	k.mu.Unlock()
+	closeAll(idle)
 	return nil
-}
-
-// with runs f with a namespace's socket.
-func (k *Kernel) with(ns string, f func(*conn) error) error {
-	k.mu.Lock()
-	s := k.conns[ns]
-	if s == nil {
-		s = &slot{}
-		k.conns[ns] = s
-	}
-	k.mu.Unlock()
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	if s.c == nil {
-		c, err := k.open(ns)
-		if err != nil {
-			k.drop(ns, s)
-			return err
-		}
-		s.c = c
-	}
-	return f(s.c)
-}
-
-func (k *Kernel) open(ns string) (*conn, error) {
-	path := ns
-	if ns == HostNS {
-		if path = k.cfg.HostNS; path == "" {
-			path = "/proc/self/ns/net"
-		}
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open network namespace: %w", err)
-	}
-	return dial(f)
-}
-
-func (k *Kernel) drop(ns string, s *slot) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.conns[ns] == s {
-		delete(k.conns, ns)
-	}
-}
-
-// forget closes a namespace's socket, which would keep the namespace alive.
-func (k *Kernel) forget(ns string) {
-	k.mu.Lock()
-	s := k.conns[ns]
-	delete(k.conns, ns)
-	k.mu.Unlock()
-	if s == nil {
-		return
-	}
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	if s.c != nil {
-		s.c.close()
-		s.c = nil
-	}
-}
-
-// fd returns a descriptor of a namespace, for IFLA_NET_NS_FD; it is valid as long as the namespace's socket is open.
-func (k *Kernel) fd(ns string) (uintptr, error) {
-	var fd uintptr
-	err := k.with(ns, func(c *conn) error {
-		fd = c.ns.Fd()
-		return nil
-	})
-	return fd, err
 }
 
 // Namespaces lists weft's own.

@@ -11,8 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every message is a replace: an exclusive create fails after anything that was there before.
-const replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+// Entries are replaced: an exclusive create would fail after anything that was there before. For links, addresses and routes, "there
+// already" is no failure either, but the way to see what is there and to leave it alone if it is right, or a user's.
+const (
+	replace   = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	exclusive = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+)
 
 func hardware(mac string) ([]byte, error) {
 	m, err := net.ParseMAC(mac)
@@ -35,17 +39,21 @@ func bridgeMsg(name string, s Bridge) (*nl.NetlinkRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	q, _ := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+	q, _ := linkMsg(exclusive)
 	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
 	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU))))
+	q.AddData(bridgeInfo())
+	return q, nil
+}
+
+func bridgeInfo() *nl.RtAttr {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("bridge"))
 	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
 	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
 	data.AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, nl.Uint8Attr(0))
-	q.AddData(info)
-	return q, nil
+	return info
 }
 
 // vxlanMsg is sent in the host's namespace: there stays the UDP socket. The device itself is made in the namespace of fd at once; moving
@@ -55,7 +63,7 @@ func vxlanMsg(name string, s VXLAN, fd uintptr) (*nl.NetlinkRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	q, m := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+	q, m := linkMsg(exclusive)
 	m.Flags, m.Change = 0, 0
 	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
@@ -83,7 +91,7 @@ func vethMsg(name string, s Veth, master int32, peerFD uintptr) (*nl.NetlinkRequ
 	if err != nil {
 		return nil, err
 	}
-	q, _ := linkMsg(unix.NLM_F_CREATE | unix.NLM_F_EXCL | unix.NLM_F_ECHO)
+	q, _ := linkMsg(exclusive | unix.NLM_F_ECHO)
 	q.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
 	q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(s.MTU))))
@@ -103,58 +111,64 @@ func vethMsg(name string, s Veth, master int32, peerFD uintptr) (*nl.NetlinkRequ
 	return q, nil
 }
 
-// changeMsg changes what can be changed in place and is not so yet: a hardware address that is set again, though it is the same, flushes
-// even permanent neighbours.
-func changeMsg(now linkInfo, mac string, mtu int, master int32, alias string) (*nl.NetlinkRequest, error) {
-	q, m := linkMsg(0)
+// changeMsgs changes what can be changed in place and is not so yet. A port's flags come before it goes up, and after it has a bridge.
+func changeMsgs(now linkInfo, w linkWant, master int32) ([]*nl.NetlinkRequest, error) {
+	q := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	m.Index = now.index
-	if mac != now.mac {
-		hw, err := hardware(mac)
+	q.AddData(m)
+	bare := len(q.Data)
+	if w.mac != now.mac {
+		hw, err := hardware(w.mac)
 		if err != nil {
 			return nil, err
 		}
 		q.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, hw))
 	}
-	if mtu != now.mtu {
-		q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	if w.mtu != now.mtu {
+		q.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(w.mtu))))
 	}
+	if w.alias != "" && w.alias != now.alias {
+		q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(w.alias)))
+	}
+	if now.group != 0 { // marked to be deleted, by an agent that died before it came to that
+		q.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(0)))
+	}
+	if now.kind == "bridge" && !now.quiet {
+		q.AddData(bridgeInfo())
+	}
+	var reqs []*nl.NetlinkRequest
 	if master != now.master {
 		q.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+		reqs = append(reqs, q)
+		q = nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+		m = nl.NewIfInfomsg(unix.AF_UNSPEC)
+		m.Index = now.index
+		q.AddData(m)
 	}
-	if alias != "" && alias != now.alias {
-		q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	if master != 0 && (master != now.master || !now.port.is(w.at)) {
+		q.AddData(portInfoAttr(w.at))
 	}
-	return q, nil
+	if !now.up {
+		m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	if len(q.Data) > bare || !now.up {
+		reqs = append(reqs, q)
+	}
+	return reqs, nil
 }
 
-func upMsg(index int32) *nl.NetlinkRequest {
-	q, m := linkMsg(0)
-	m.Index = index
-	return q
-}
-
-func aliasMsg(index int32, alias string) *nl.NetlinkRequest {
-	q, m := linkMsg(0)
-	m.Index = index
-	q.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
-	return q
-}
-
-// portMsg sets a bridge port's flags.
-func portMsg(index int32, p Port) *nl.NetlinkRequest {
-	q := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
-	m := nl.NewIfInfomsg(unix.AF_BRIDGE)
-	m.Index = index
-	q.AddData(m)
-	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	info.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(false))
-	info.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
-	info.AddRtAttr(nl.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
-	info.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
-	info.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.NeighSuppress))
-	info.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
-	q.AddData(info)
-	return q
+// portInfoAttr sets a bridge port's flags.
+func portInfoAttr(p Port) *nl.RtAttr {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	data := info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(false))
+	data.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
+	data.AddRtAttr(nl.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
+	data.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
+	data.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.NeighSuppress))
+	data.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
+	return info
 }
 
 func flag(on bool) []byte {
@@ -176,7 +190,7 @@ func addrMsg(verb Verb, index int32, k Key) (*nl.NetlinkRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := nl.NewNetlinkRequest(unix.RTM_NEWADDR, replace)
+	q := nl.NewNetlinkRequest(unix.RTM_NEWADDR, exclusive)
 	if verb == Del {
 		q = nl.NewNetlinkRequest(unix.RTM_DELADDR, 0)
 	}
@@ -188,12 +202,16 @@ func addrMsg(verb Verb, index int32, k Key) (*nl.NetlinkRequest, error) {
 	return q, nil
 }
 
-func routeMsg(verb Verb, index int32, k Key, s Route) (*nl.NetlinkRequest, error) {
+func routeMsg(verb Verb, index int32, k Key, s Route, over bool) (*nl.NetlinkRequest, error) {
 	p, err := netip.ParsePrefix(k.Dst)
 	if err != nil {
 		return nil, err
 	}
-	q := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, replace)
+	flags := exclusive
+	if over {
+		flags = replace
+	}
+	q := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, flags)
 	m := nl.NewRtMsg()
 	if verb == Del {
 		q = nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)

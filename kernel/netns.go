@@ -11,16 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside runs f on a thread that is in a namespace. The thread is not used again: whatever f did to it goes with it.
+// inside runs f on a thread that is in a namespace meanwhile. f must not start goroutines that rely on it.
 func inside(file *os.File, f func() error) error {
+	return elsewhere(func() error {
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", file.Name(), err)
+		}
+		return f()
+	})
+}
+
+// elsewhere runs f, which may change its thread's network namespace, and brings the thread back. One that cannot be brought back is not
+// used again: it ends with its goroutine. (Always to end it would be wrong for the process's first thread, which never ends and which
+// /proc/self/ns/net stands for.)
+func elsewhere(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", file.Name(), err)
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- fmt.Errorf("remember a thread's network namespace: %w", err)
 			return
 		}
-		done <- f()
+		defer func() { _ = home.Close() }()
+		err = f()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
@@ -39,12 +57,7 @@ func MakeNetns(path string) error {
 		return fmt.Errorf("make a network namespace: %w", err)
 	}
 	_ = f.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		done <- bindNew(path)
-	}()
-	if err := <-done; err != nil {
+	if err := elsewhere(func() error { return bindNew(path) }); err != nil {
 		return errors.Join(fmt.Errorf("make network namespace %s: %w", path, err), os.Remove(path))
 	}
 	return nil
@@ -127,18 +140,4 @@ func ownNamespaces(dir string) ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// writeSysctl sets a value as the namespace sees it. What bridge netfilter has is missing where its module is not loaded: then it is off.
-func writeSysctl(c *conn, name, value string) error {
-	return inside(c.ns, func() error {
-		err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
-		if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "net/bridge/") {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
-		}
-		return nil
-	})
 }

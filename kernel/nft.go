@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"reflect"
 	"strings"
 )
 
@@ -12,7 +11,8 @@ import (
 // costs as little as it should. Key.Link is "family name", and the family is inet or bridge.
 //
 // A table is replaced whole, in one transaction that keeps its sets' elements. That it is what it should be is known by a digest, which an
-// empty chain carries in its name together with the number of rules: an agent without memory need not understand rules to compare them.
+// empty chain carries in its name together with the number of sets, chains and rules: an agent without memory need not understand rules
+// to compare them, and neither counters nor handles make a table differ.
 type Table struct {
 	Sets   []Set
 	Chains []Chain
@@ -87,7 +87,7 @@ const (
 func (t Table) Equal(o Spec) bool {
 	switch o := o.(type) {
 	case Table:
-		return reflect.DeepEqual(t, o)
+		return t.String() == o.String()
 	case readTable:
 		return o.Equal(t)
 	}
@@ -116,8 +116,9 @@ func (t Table) String() string {
 	return b.String()
 }
 
-func (t Table) rules() int {
-	n := 0
+// parts is how many sets, chains and rules there are, with the mark.
+func (t Table) parts() int {
+	n := len(t.Sets) + 1 + len(t.Chains)
 	for _, c := range t.Chains {
 		n += len(c.Rules)
 	}
@@ -130,7 +131,7 @@ const tableVersion = "1"
 // mark is the name of the empty chain that tells what a table is.
 func (t Table) mark() string {
 	sum := sha256.Sum256([]byte(tableVersion + t.String()))
-	return fmt.Sprintf("%s%s-%d", markPrefix, hex.EncodeToString(sum[:8]), t.rules())
+	return fmt.Sprintf("%s%s-%d", markPrefix, hex.EncodeToString(sum[:8]), t.parts())
 }
 
 const markPrefix = "digest-"

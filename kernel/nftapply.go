@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,7 +31,7 @@ func (c *conn) broken() {
 }
 
 // applyTable replaces a table, with its sets' elements kept, in one transaction; or deletes it.
-func applyTable(c *conn, o Op) error {
+func applyTable(ctx context.Context, c *conn, o Op) error {
 	n, err := c.tables()
 	if err != nil {
 		return err
@@ -49,33 +50,28 @@ func applyTable(c *conn, o Op) error {
 		}
 		return nil
 	}
-	kept, err := elementsIn(n, t)
+	spec := o.Obj.Spec.(Table)
+	kept, err := elementsIn(ctx, c, tableID{uint8(t.Family), t.Name}, spec.Sets)
 	if err != nil {
-		c.broken()
 		return err
 	}
-	if err := queueTable(n, t, o.Obj.Spec.(Table), kept); err != nil {
-		c.broken()
-		return err
+	if err = queueTable(n, t, spec, kept); err == nil {
+		err = n.Flush()
 	}
-	if err := n.Flush(); err != nil {
+	if err != nil {
 		c.broken()
 		return fmt.Errorf("replace nftables table: %w", err)
 	}
 	return nil
 }
 
-func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string][]nftables.SetElement) error {
+func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string][]element) error {
 	n.AddTable(t) // so that the delete finds one
 	n.DelTable(t)
 	n.AddTable(t)
 	for _, s := range spec.Sets {
-		set, err := setOf(t, s)
-		if err != nil {
-			return err
-		}
-		if err := n.AddSet(set, kept[s.Name]); err != nil {
-			return fmt.Errorf("add nftables set %s: %w", s.Name, err)
+		if err := queueSet(n, t, s, kept[s.Name]); err != nil {
+			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
 	}
 	n.AddChain(&nftables.Chain{Table: t, Name: spec.mark()})
@@ -96,23 +92,24 @@ func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string
 	return nil
 }
 
-// elementsIn returns what the sets of a table hold, if there is one.
-func elementsIn(n *nftables.Conn, t *nftables.Table) (map[string][]nftables.SetElement, error) {
-	out := map[string][]nftables.SetElement{}
-	there, err := n.ListTableOfFamily(t.Name, t.Family)
-	if there == nil || err != nil {
-		return out, nil // none: the error says so in words only
-	}
-	sets, err := n.GetSets(t)
+func queueSet(n *nftables.Conn, t *nftables.Table, s Set, kept []element) error {
+	set, err := setOf(t, s)
 	if err != nil {
-		return nil, fmt.Errorf("list nftables sets: %w", err)
+		return err
 	}
-	for _, s := range sets {
-		if out[s.Name], err = n.GetSetElements(s); err != nil {
-			return nil, fmt.Errorf("list nftables set %s: %w", s.Name, err)
+	if err := n.AddSet(set, nil); err != nil {
+		return err
+	}
+	for from := 0; from < len(kept); from += elementsMax {
+		var es []nftables.SetElement
+		for _, e := range kept[from:min(from+elementsMax, len(kept))] {
+			es = append(es, nftables.SetElement{Key: e.key, IntervalEnd: e.end})
+		}
+		if err := n.SetAddElements(set, es); err != nil {
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // applyElements adds or deletes elements of one set, all at once; where that fails, one by one, to find out which.
@@ -123,7 +120,7 @@ func applyElements(c *conn, ops []Op) []error {
 		return errs
 	}
 	if len(ops) == 1 {
-		if ops[0].Verb == Del && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)) {
+		if ops[0].Verb == Del && gone(err) {
 			err = nil
 		}
 		errs[0] = err
@@ -136,123 +133,32 @@ func applyElements(c *conn, ops []Op) []error {
 }
 
 func changeElements(c *conn, ops []Op) error {
-	n, err := c.tables()
-	if err != nil {
-		return err
-	}
 	t, err := tableOf(ops[0].Obj.Link)
 	if err != nil {
 		return err
 	}
 	name := ops[0].Obj.Link[strings.LastIndexByte(ops[0].Obj.Link, ' ')+1:]
-	typ := ops[0].Obj.Spec.(Element).Type
-	set, err := setOf(t, Set{Name: name, Type: typ})
-	if err != nil {
-		return err
-	}
-	var es []nftables.SetElement
+	var es []element
 	for _, o := range ops {
-		e, err := elementsOf(typ, o.Obj.Dst)
+		spec, ok := o.Obj.Spec.(Element)
+		if !ok {
+			return fmt.Errorf("no element: %v", o)
+		}
+		e, err := elementsOf(spec.Type, o.Obj.Dst)
 		if err != nil {
 			return err
 		}
 		es = append(es, e...)
 	}
-	if ops[0].Verb == Put {
-		err = n.SetAddElements(set, es)
-	} else {
-		err = n.SetDeleteElements(set, es)
-	}
-	if err == nil {
-		err = n.Flush()
-	}
-	if err != nil {
-		c.broken()
-		if ops[0].Verb == Put && typ == SetPrefix && errors.Is(err, unix.EEXIST) {
-			return nil // there already
-		}
-		return fmt.Errorf("change nftables set %s: %w", name, err)
-	}
-	return nil
-}
-
-const ownTable = "weft"
-
-// readTables adds weft's tables and what their sets hold.
-func readTables(c *conn, ns string, out State) error {
-	n, err := c.tables()
+	s, err := c.filters()
 	if err != nil {
 		return err
 	}
-	tables, err := n.ListTables()
+	msgs := elementMsgs(ops[0].Verb, uint8(t.Family), t.Name, name, es)
+	errs := make([]error, len(msgs))
+	err = errors.Join(s.send(msgs, len(msgs)-2, errs, nil), errors.Join(errs...))
 	if err != nil {
-		c.broken()
-		return fmt.Errorf("list nftables tables: %w", err)
-	}
-	for _, t := range tables {
-		if t.Name != ownTable && !strings.HasPrefix(t.Name, ownTable+"-") {
-			continue
-		}
-		if err := readOwnTable(n, t, ns, out); err != nil {
-			c.broken()
-			return err
-		}
-	}
-	return nil
-}
-
-func readOwnTable(n *nftables.Conn, t *nftables.Table, ns string, out State) error {
-	family := ""
-	for name, f := range families {
-		if f == t.Family {
-			family = name
-		}
-	}
-	if family == "" {
-		return nil
-	}
-	chains, err := n.ListChainsOfTableFamily(t.Family)
-	if err != nil {
-		return fmt.Errorf("list nftables chains: %w", err)
-	}
-	mark, rules := "", 0
-	for _, ch := range chains {
-		if ch.Table.Name != t.Name {
-			continue
-		}
-		if strings.HasPrefix(ch.Name, markPrefix) {
-			mark = ch.Name
-			continue
-		}
-		rs, err := n.GetRules(t, ch)
-		if err != nil {
-			return fmt.Errorf("list nftables rules: %w", err)
-		}
-		rules += len(rs)
-	}
-	if !strings.HasSuffix(mark, fmt.Sprintf("-%d", rules)) {
-		mark = "" // someone flushed or added
-	}
-	link := family + " " + t.Name
-	out.Add(Object{Key: Key{Kind: KindTable, NS: ns, Link: link}, Spec: readTable{mark: mark}})
-	sets, err := n.GetSets(t)
-	if err != nil {
-		return fmt.Errorf("list nftables sets: %w", err)
-	}
-	for _, s := range sets {
-		typ := SetAddr
-		if s.Interval {
-			typ = SetPrefix
-		} else if s.Concatenation || s.KeyType.Bytes > 4 {
-			typ = SetPort
-		}
-		es, err := n.GetSetElements(s)
-		if err != nil {
-			return fmt.Errorf("list nftables set %s: %w", s.Name, err)
-		}
-		for _, e := range textOf(typ, es) {
-			out.Add(Object{Key: Key{Kind: KindElement, NS: ns, Link: link + " " + s.Name, Dst: e}, Spec: Element{Type: typ}})
-		}
+		return fmt.Errorf("change nftables set %s: %w", name, err)
 	}
 	return nil
 }

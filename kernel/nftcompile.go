@@ -53,20 +53,20 @@ func setOf(t *nftables.Table, s Set) (*nftables.Set, error) {
 }
 
 // elementsOf returns what one element of a set is to the kernel: two ends for a prefix.
-func elementsOf(typ SetType, text string) ([]nftables.SetElement, error) {
+func elementsOf(typ SetType, text string) ([]element, error) {
 	switch typ {
 	case SetAddr:
 		a, err := netip.ParseAddr(text)
 		if err != nil {
 			return nil, err
 		}
-		return []nftables.SetElement{{Key: a.AsSlice()}}, nil
+		return []element{{key: a.AsSlice()}}, nil
 	case SetPrefix:
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			return nil, err
 		}
-		return []nftables.SetElement{{Key: p.Addr().AsSlice()}, {Key: after(p).AsSlice(), IntervalEnd: true}}, nil
+		return []element{{key: p.Addr().AsSlice()}, {key: after(p).AsSlice(), end: true}}, nil
 	case SetPort:
 		f := strings.Fields(text)
 		if len(f) != 3 || len(f[0]) >= ifNameSz {
@@ -84,7 +84,7 @@ func elementsOf(typ SetType, text string) ([]nftables.SetElement, error) {
 		copy(key, f[0])
 		copy(key[ifNameSz:], mac)
 		copy(key[ifNameSz+8:], a.AsSlice())
-		return []nftables.SetElement{{Key: key}}, nil
+		return []element{{key: key}}, nil
 	}
 	return nil, fmt.Errorf("unknown type of set %q", typ)
 }
@@ -98,20 +98,20 @@ func after(p netip.Prefix) netip.Addr {
 }
 
 // textOf writes the elements that were read as Key.Dst has them.
-func textOf(typ SetType, es []nftables.SetElement) []string {
+func textOf(typ SetType, es []element) []string {
 	var out []string
 	switch typ {
 	case SetAddr:
 		for _, e := range es {
-			if a, ok := netip.AddrFromSlice(e.Key); ok {
+			if a, ok := netip.AddrFromSlice(e.key); ok {
 				out = append(out, a.String())
 			}
 		}
 	case SetPort:
 		for _, e := range es {
-			if len(e.Key) == ifNameSz+8+4 {
-				a, _ := netip.AddrFromSlice(e.Key[ifNameSz+8:])
-				out = append(out, fmt.Sprintf("%s %s %s", text(e.Key[:ifNameSz]), net.HardwareAddr(e.Key[ifNameSz:ifNameSz+6]), a))
+			if len(e.key) == ifNameSz+8+4 {
+				a, _ := netip.AddrFromSlice(e.key[ifNameSz+8:])
+				out = append(out, fmt.Sprintf("%s %s %s", text(e.key[:ifNameSz]), net.HardwareAddr(e.key[ifNameSz:ifNameSz+6]), a))
 			}
 		}
 	case SetPrefix:
@@ -121,13 +121,13 @@ func textOf(typ SetType, es []nftables.SetElement) []string {
 }
 
 // prefixesOf pairs the ends of intervals, which come in any order: each start belongs to the nearest end behind it.
-func prefixesOf(es []nftables.SetElement) []string {
+func prefixesOf(es []element) []string {
 	var starts, ends []uint32
 	for _, e := range es {
-		if len(e.Key) != 4 {
+		if len(e.key) != 4 {
 			continue
 		}
-		if n := binary.BigEndian.Uint32(e.Key); e.IntervalEnd {
+		if n := binary.BigEndian.Uint32(e.key); e.end {
 			ends = append(ends, n)
 		} else {
 			starts = append(starts, n)
@@ -257,3 +257,6 @@ func portLookup(m Match, macBase expr.PayloadBase, macOffset, addrOffset uint32)
 		&expr.Lookup{SourceRegister: reg, SetName: strings.TrimPrefix(m.Value, "@"), Invert: m.Not},
 	}
 }
+
+// tablePart cuts an element's "family table set" to "family table".
+func tablePart(link string) string { return link[:max(0, strings.LastIndexByte(link, ' '))] }

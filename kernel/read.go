@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,6 +19,7 @@ import (
 // Read returns what is weft's own in the namespaces, by the rules in the package's comment.
 func (k *Kernel) Read(ctx context.Context, namespaces []string) (State, error) {
 	out := State{}
+	seen := map[string]linkTable{}
 	for _, ns := range namespaces {
 		if k.own(ns) {
 			if !isNetns(ns) {
@@ -28,14 +30,19 @@ func (k *Kernel) Read(ctx context.Context, namespaces []string) (State, error) {
 			}
 			out.Add(Object{Key: Key{Kind: KindNetns, NS: ns}, Spec: Netns{}})
 		}
-		err := k.with(ns, func(c *conn) error { return k.readInto(ctx, c, ns, out) })
+		err := k.with(ns, func(c *conn) (err error) {
+			seen[ns], err = k.readInto(ctx, c, ns, out)
+			return err
+		})
 		if errors.Is(err, os.ErrNotExist) {
+			seen[ns] = linkTable{} // gone, with all that was in it
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read namespace %q: %w", ns, err)
+			return nil, fmt.Errorf("read namespace %q: %w", cmp.Or(ns, k.host), err)
 		}
 	}
+	checkPairs(seen, out)
 	return out, nil
 }
 
@@ -49,238 +56,99 @@ func (stale) String() string  { return "stale" }
 type scope struct {
 	ns    string
 	own   bool // a network's: all
-	host  bool // the host's: links called weft…, routes of our protocol
+	host  bool // the host's: links called weft…, routes of our protocol; a sandbox's, if neither
 	links linkTable
 }
 
-func (s scope) link(name string) bool {
+// link tells whether a link is weft's own: in a sandbox by its alias, since the runtime may have links of its own there.
+func (s scope) link(index int32) (name string, ours bool) {
+	l := s.links.byIndex[index]
 	switch {
 	case s.own:
-		return name != "lo"
+		return l.name, l.name != "lo" && l.name != ""
 	case s.host:
-		return strings.HasPrefix(name, "weft")
+		return l.name, strings.HasPrefix(l.name, "weft")
 	}
-	return strings.HasPrefix(name, "eth")
+	return l.name, l.alias == farAlias
 }
 
-func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) error {
+func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (linkTable, error) {
 	links, err := readLinks(ctx, c)
 	if err != nil {
-		return err
+		return links, err
 	}
 	s := scope{ns: ns, own: k.own(ns), host: ns == HostNS, links: links}
 	if s.own {
 		addLinks(s, out)
 	}
 	if err := errors.Join(readAddrs(ctx, c, s, out), readRoutes(ctx, c, s, out)); err != nil {
-		return err
+		return links, err
 	}
 	if !s.own && !s.host {
-		return nil
+		return links, nil
 	}
 	if err := readNeighs(ctx, c, s, out); err != nil {
-		return err
+		return links, err
 	}
+	sysctls := hostSysctls
 	if s.own {
+		sysctls = ownSysctls
 		if err := readFDB(ctx, c, s, out); err != nil {
-			return err
-		}
-		for name := range ownSysctls {
-			readSysctl(c, s.ns, name, out)
+			return links, err
 		}
 	}
-	return readTables(c, ns, out)
+	if err := readSysctls(c, ns, sysctls, out); err != nil {
+		return links, err
+	}
+	return links, readTables(ctx, c, ns, out)
 }
 
-// ownSysctls are those whose values are read back in a network's namespace.
-var ownSysctls = map[string]bool{
-	"net/ipv4/ip_forward": true, "net/ipv4/conf/all/rp_filter": true, "net/ipv4/conf/default/rp_filter": true, "net/ipv4/conf/all/send_redirects": true,
-	"net/ipv4/conf/default/send_redirects": true, "net/ipv4/conf/br0/send_redirects": true, "net/ipv6/conf/all/disable_ipv6": true,
-	"net/bridge/bridge-nf-call-iptables": true, "net/bridge/bridge-nf-call-ip6tables": true, "net/bridge/bridge-nf-call-arptables": true,
-}
-
-func readSysctl(c *conn, ns, name string, out State) {
-	var value string
-	err := inside(c.ns, func() error {
-		b, err := os.ReadFile("/proc/sys/" + name)
-		value = strings.TrimSpace(string(b))
-		return err
-	})
-	if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "net/bridge/") {
-		value, err = "0", nil // the module is not loaded: off
-	}
-	if err == nil {
-		out.Add(Object{Key: Key{Kind: KindSysctl, NS: ns, Link: name}, Spec: Sysctl{Value: value}})
-	}
-}
-
-// linkInfo is one link as it was dumped.
-type linkInfo struct {
-	index, master int32
-	name, kind    string
-	mac, alias    string
-	mtu           int
-	up            bool
-	vxlan         VXLAN
-	port          Port
-}
-
-type linkTable struct {
-	byName  map[string]linkInfo
-	byIndex map[int32]linkInfo
-}
-
-func readLinks(ctx context.Context, c *conn) (linkTable, error) {
-	t := linkTable{map[string]linkInfo{}, map[int32]linkInfo{}}
-	msgs, err := c.dump(ctx, unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC))
-	if err != nil {
-		return t, err
-	}
-	for _, m := range msgs {
-		l, err := parseLink(m)
-		if err != nil {
-			return t, err
-		}
-		t.byName[l.name], t.byIndex[l.index] = l, l
-		c.index[l.name] = l.index
-	}
-	return t, nil
-}
-
-func parseLink(b []byte) (linkInfo, error) {
-	if len(b) < unix.SizeofIfInfomsg {
-		return linkInfo{}, errors.New("short link message")
-	}
-	l := linkInfo{index: int32(binary.NativeEndian.Uint32(b[4:])), up: binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0}
-	as, err := nl.ParseRouteAttr(b[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return l, err
-	}
-	for _, a := range as {
-		switch a.Attr.Type &^ unix.NLA_F_NESTED {
-		case unix.IFLA_IFNAME:
-			l.name = text(a.Value)
-		case unix.IFLA_MTU:
-			l.mtu = int(u32(a.Value))
-		case unix.IFLA_ADDRESS:
-			l.mac = net.HardwareAddr(a.Value).String()
-		case unix.IFLA_MASTER:
-			l.master = int32(u32(a.Value))
-		case unix.IFLA_IFALIAS:
-			l.alias = text(a.Value)
-		case unix.IFLA_LINKINFO:
-			if err := parseInfo(a.Value, &l); err != nil {
-				return l, err
-			}
-		}
-	}
-	return l, nil
-}
-
-func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
-
-func u32(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return binary.NativeEndian.Uint32(b)
-}
-
-func on(b []byte) bool { return len(b) > 0 && b[0] != 0 }
-
-func parseInfo(b []byte, l *linkInfo) error {
-	as, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return err
-	}
-	for _, a := range as {
-		switch a.Attr.Type &^ unix.NLA_F_NESTED {
-		case nl.IFLA_INFO_KIND:
-			l.kind = text(a.Value)
-		case nl.IFLA_INFO_DATA:
-			if l.kind == "vxlan" {
-				err = parseVXLAN(a.Value, &l.vxlan)
-			}
-		case nl.IFLA_INFO_SLAVE_DATA:
-			err = parsePort(a.Value, &l.port)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func parseVXLAN(b []byte, v *VXLAN) error {
-	as, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return err
-	}
-	for _, a := range as {
-		switch a.Attr.Type {
-		case nl.IFLA_VXLAN_ID:
-			v.VNI = u32(a.Value)
-		case nl.IFLA_VXLAN_LOCAL, nl.IFLA_VXLAN_LOCAL6:
-			v.Local, _ = netip.AddrFromSlice(a.Value)
-		case nl.IFLA_VXLAN_PORT:
-			if len(a.Value) == 2 {
-				v.Port = binary.BigEndian.Uint16(a.Value)
-			}
-		}
-	}
-	return nil
-}
-
-func parsePort(b []byte, p *Port) error {
-	as, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return err
-	}
-	for _, a := range as {
-		switch a.Attr.Type {
-		case nl.IFLA_BRPORT_UNICAST_FLOOD:
-			p.NoFlood = !on(a.Value)
-		case nl.IFLA_BRPORT_NEIGH_SUPPRESS:
-			p.NeighSuppress = on(a.Value)
-		case nl.IFLA_BRPORT_ISOLATED:
-			p.Isolated = on(a.Value)
-		}
-	}
-	return nil
-}
-
-// addLinks adds a network's links. One that is down, or a link of a kind that weft does not make, is stale.
+// addLinks adds a network's links. One that weft would never make so is stale; one of a kind that weft does not make is left alone.
 func addLinks(s scope, out State) {
 	for _, l := range s.links.byName {
 		if l.name == "lo" {
 			continue
 		}
-		l.port.Master = s.links.byIndex[l.master].name
+		at := l.port.Port
+		at.Master = s.links.byIndex[l.master].name
 		o := Object{Key: Key{NS: s.ns, Link: l.name}}
 		switch l.kind {
 		case "bridge":
 			o.Kind, o.Spec = KindBridge, Bridge{MAC: l.mac, MTU: l.mtu}
 		case "vxlan":
 			v := l.vxlan
-			v.MAC, v.MTU, v.At = l.mac, l.mtu, l.port
+			v.MAC, v.MTU, v.At = l.mac, l.mtu, at
 			o.Kind, o.Spec, o.Holds = KindVXLAN, v, HoldsVNI(v.VNI, v.Port)
 		case "veth":
-			o.Kind, o.Spec = KindVeth, vethOf(l)
+			o.Kind, o.Spec = KindVeth, vethOf(l, at)
 		default:
 			continue
 		}
-		if !l.up {
+		if l.odd() {
 			o.Spec = stale{}
-			if o.Kind == KindVeth {
-				o.Spec = Veth{}
-			}
 		}
 		out.Add(o)
 	}
 }
 
-func vethOf(l linkInfo) Veth {
-	v := Veth{MAC: l.mac, MTU: l.mtu, At: l.port}
+// checkPairs makes pairs stale whose far end, in a namespace that was read too, is not there or not as it should be.
+func checkPairs(seen map[string]linkTable, out State) {
+	for k, o := range out {
+		v, ok := o.Spec.(Veth)
+		if !ok {
+			continue
+		}
+		links, read := seen[v.Peer.NS]
+		far := links.byName[v.Peer.Name]
+		right := far.up && far.mtu == v.MTU && far.mac == v.Peer.MAC && far.alias == farAlias && far.pair == seen[k.NS].byName[k.Link].index
+		if read && !right {
+			out.Add(Object{Key: k, Spec: stale{}})
+		}
+	}
+}
+
+func vethOf(l linkInfo, at Port) Veth {
+	v := Veth{MAC: l.mac, MTU: l.mtu, At: at}
 	rest, ok := strings.CutPrefix(l.alias, "weft ")
 	if name, rest, ok2 := strings.Cut(rest, " "); ok && ok2 {
 		mac, ns, _ := strings.Cut(rest, " ")
@@ -298,39 +166,47 @@ func readAddrs(ctx context.Context, c *conn, s scope, out State) error {
 		return err
 	}
 	for _, m := range msgs {
-		if len(m) < unix.SizeofIfAddrmsg {
-			continue
-		}
-		name := s.links.byIndex[int32(binary.NativeEndian.Uint32(m[4:]))].name
-		as, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
-		if err != nil {
-			return err
-		}
-		for _, a := range as {
-			if addr, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == unix.IFA_LOCAL && s.link(name) {
-				out.Add(Object{Key: Key{Kind: KindAddr, NS: s.ns, Link: name, Dst: netip.PrefixFrom(addr, int(m[1])).String()}, Spec: Addr{}})
-			}
+		a, ok := parseAddr(m)
+		if name, ours := s.link(a.index); ok && ours {
+			out.Add(Object{Key: Key{Kind: KindAddr, NS: s.ns, Link: name, Dst: a.prefix.String()}, Spec: Addr{}})
 		}
 	}
 	return nil
 }
 
+type addrInfo struct {
+	index  int32
+	prefix netip.Prefix
+}
+
+func parseAddr(m []byte) (a addrInfo, ok bool) {
+	if len(m) < unix.SizeofIfAddrmsg {
+		return a, false
+	}
+	a.index = int32(binary.NativeEndian.Uint32(m[4:]))
+	for typ, v := range attributes(m[unix.SizeofIfAddrmsg:]) {
+		// IFA_ADDRESS is the peer's where there is one, and IPv6 has no IFA_LOCAL without one (rtnetlink(7)).
+		if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !ok {
+			if addr, is := netip.AddrFromSlice(v); is {
+				a.prefix, ok = netip.PrefixFrom(addr, int(m[1])), true
+			}
+		}
+	}
+	return a, ok
+}
+
 func readRoutes(ctx context.Context, c *conn, s scope, out State) error {
-	q := nl.NewRtMsg()
-	q.Family = unix.AF_INET
-	msgs, err := c.dump(ctx, unix.RTM_GETROUTE, q)
+	routes, err := ownRoutes(ctx, c)
 	if err != nil {
 		return err
 	}
-	for _, m := range msgs {
-		r, ok, err := parseRoute(m)
-		if err != nil {
-			return err
+	for _, r := range routes {
+		k := Key{Kind: KindRoute, NS: s.ns, Link: s.links.byIndex[r.oif].name, Dst: r.dst.String()}
+		o := Object{Key: k, Spec: r.Route}
+		if _, twice := out[k]; twice { // with another metric
+			o.Spec = stale{}
 		}
-		if ok && r.protocol == Proto {
-			k := Key{Kind: KindRoute, NS: s.ns, Link: s.links.byIndex[r.oif].name, Dst: r.dst.String()}
-			out.Add(Object{Key: k, Spec: r.Route})
-		}
+		out.Add(o)
 	}
 	return nil
 }
@@ -344,9 +220,9 @@ type routeInfo struct {
 }
 
 // parseRoute reads a route of the main table; ok is false for others.
-func parseRoute(m []byte) (r routeInfo, ok bool, err error) {
+func parseRoute(m []byte) (r routeInfo, ok bool) {
 	if len(m) < unix.SizeofRtMsg {
-		return r, false, nil
+		return r, false
 	}
 	bits, table := int(m[1]), uint32(m[4])
 	r.protocol, r.typ = m[5], m[7]
@@ -354,28 +230,24 @@ func parseRoute(m []byte) (r routeInfo, ok bool, err error) {
 	if m[0] == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
 	}
-	as, err := nl.ParseRouteAttr(m[unix.SizeofRtMsg:])
-	if err != nil {
-		return r, false, err
-	}
-	for _, a := range as {
-		switch a.Attr.Type {
+	for typ, v := range attributes(m[unix.SizeofRtMsg:]) {
+		switch typ {
 		case unix.RTA_TABLE:
-			table = u32(a.Value)
+			table = u32(v)
 		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(a.Value)
+			dst, _ = netip.AddrFromSlice(v)
 		case unix.RTA_OIF:
-			r.oif = int32(u32(a.Value))
+			r.oif = int32(u32(v))
 		case unix.RTA_GATEWAY:
-			r.Via, _ = netip.AddrFromSlice(a.Value)
+			r.Via, _ = netip.AddrFromSlice(v)
 		case unix.RTA_PREFSRC:
-			r.Src, _ = netip.AddrFromSlice(a.Value)
+			r.Src, _ = netip.AddrFromSlice(v)
 		case unix.RTA_PRIORITY:
-			r.Metric = int(u32(a.Value))
+			r.Metric = int(u32(v))
 		}
 	}
 	r.dst = netip.PrefixFrom(dst, bits)
-	return r, table == unix.RT_TABLE_MAIN, nil
+	return r, table == unix.RT_TABLE_MAIN
 }
 
 func readNeighs(ctx context.Context, c *conn, s scope, out State) error {
@@ -383,12 +255,13 @@ func readNeighs(ctx context.Context, c *conn, s scope, out State) error {
 	if err != nil {
 		return err
 	}
-	return eachNeigh(msgs, func(n neighInfo) {
-		name := s.links.byIndex[n.index].name
-		if n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() && s.link(name) {
+	for _, m := range msgs {
+		n, ok := parseNeigh(m)
+		if name, ours := s.link(n.index); ok && ours && n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() {
 			out.Add(Object{Key: Key{Kind: KindNeigh, NS: s.ns, Link: name, Dst: n.dst.String()}, Spec: Neigh{MAC: n.mac}})
 		}
-	})
+	}
+	return nil
 }
 
 func readFDB(ctx context.Context, c *conn, s scope, out State) error {
@@ -396,7 +269,11 @@ func readFDB(ctx context.Context, c *conn, s scope, out State) error {
 	if err != nil {
 		return err
 	}
-	return eachNeigh(msgs, func(n neighInfo) {
+	for _, m := range msgs {
+		n, ok := parseNeigh(m)
+		if !ok {
+			continue
+		}
 		l := s.links.byIndex[n.index]
 		k := Key{Kind: KindFDB, NS: s.ns, Link: l.name, Dst: n.mac}
 		switch {
@@ -406,7 +283,8 @@ func readFDB(ctx context.Context, c *conn, s scope, out State) error {
 		case n.master > 0 && n.state == unix.NUD_NOARP:
 			out.Add(Object{Key: k, Spec: FDB{}})
 		}
-	})
+	}
+	return nil
 }
 
 type neighInfo struct {
@@ -418,28 +296,21 @@ type neighInfo struct {
 	master uint32
 }
 
-func eachNeigh(msgs [][]byte, f func(neighInfo)) error {
+func parseNeigh(m []byte) (n neighInfo, ok bool) {
 	const header = 12 // struct ndmsg
-	for _, m := range msgs {
-		if len(m) < header {
-			continue
-		}
-		n := neighInfo{index: int32(binary.NativeEndian.Uint32(m[4:])), state: binary.NativeEndian.Uint16(m[8:]), flags: m[10]}
-		as, err := nl.ParseRouteAttr(m[header:])
-		if err != nil {
-			return err
-		}
-		for _, a := range as {
-			switch a.Attr.Type {
-			case unix.NDA_DST:
-				n.dst, _ = netip.AddrFromSlice(a.Value)
-			case unix.NDA_LLADDR:
-				n.mac = net.HardwareAddr(a.Value).String()
-			case unix.NDA_MASTER:
-				n.master = u32(a.Value)
-			}
-		}
-		f(n)
+	if len(m) < header {
+		return n, false
 	}
-	return nil
+	n.index, n.state, n.flags = int32(binary.NativeEndian.Uint32(m[4:])), binary.NativeEndian.Uint16(m[8:]), m[10]
+	for typ, v := range attributes(m[header:]) {
+		switch typ {
+		case unix.NDA_DST:
+			n.dst, _ = netip.AddrFromSlice(v)
+		case unix.NDA_LLADDR:
+			n.mac = net.HardwareAddr(v).String()
+		case unix.NDA_MASTER:
+			n.master = u32(v)
+		}
+	}
+	return n, true
 }
