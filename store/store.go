@@ -117,7 +117,16 @@ type SessionConfig struct {
 	Key    Key           // in partition Alive
 	Value  []byte        // written with the key
 	TTL    time.Duration // a back end raises it to its floor (etcd 2 s, Consul 10 s, ZooKeeper as configured)
+	Every  time.Duration // between renewals; 0, or not below the TTL: a third of it
 	Resume string        // Session.ID of a session to take over, or ""
+}
+
+// Renewal returns how often a session of ttl is to be renewed.
+func (c SessionConfig) Renewal(ttl time.Duration) time.Duration {
+	if c.Every > 0 && c.Every < ttl {
+		return c.Every
+	}
+	return max(ttl/3, 1)
 }
 
 // Session is a key that goes when its holder goes.

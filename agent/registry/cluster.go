@@ -128,7 +128,8 @@ type Life struct {
 	record.Liveness
 	VTEP   netip.Addr
 	TTL    time.Duration
-	Resume string // ID of the session of this agent's predecessor, "" if it had none
+	Every  time.Duration // between renewals; 0: the back end's own
+	Resume string        // ID of the session of this agent's predecessor, "" if it had none
 }
 
 // OpenLiveness opens the host's session. A session of another agent is waited for as long as it can outlive its holder; one that is still
@@ -138,7 +139,7 @@ func (r *Registry) OpenLiveness(ctx context.Context, l Life) (store.Session, err
 	if err != nil {
 		return nil, err
 	}
-	cfg := store.SessionConfig{Key: record.AliveKey(l.Host), Value: b, TTL: l.TTL, Resume: l.Resume}
+	cfg := store.SessionConfig{Key: record.AliveKey(l.Host), Value: b, TTL: l.TTL, Every: l.Every, Resume: l.Resume}
 	patience, cancel := context.WithTimeout(ctx, l.TTL+3*time.Second)
 	defer cancel()
 	for {

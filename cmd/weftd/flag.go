@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,20 +18,19 @@ import (
 
 // flags are the command line as it was given.
 type flags struct {
-	config     string
-	store      string
-	storeOpts  []string
-	advertise  string
-	stateDir   string
-	runDir     string
-	host       string
-	dataAddr   string
-	vxlanPort  uint16
-	embedded   string
-	addrPools  []string
-	staleGrace time.Duration
-	logLevel   string
-	hostname   string
+	config    string
+	store     string
+	storeOpts []string
+	advertise string
+	stateDir  string
+	runDir    string
+	host      string
+	dataAddr  string
+	vxlanPort uint16
+	embedded  string
+	addrPools []string
+	logLevel  string
+	hostname  string
 }
 
 func command(run func(context.Context, agent.Config) error) *cobra.Command {
@@ -89,7 +87,6 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&f.vxlanPort, "vxlan-port", 4789, "UDP port of the tunnels; the first host of a cluster fixes it for all")
 	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts (default: on loopback only)")
 	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
-	fs.DurationVar(&f.staleGrace, "stale-grace", 5*time.Minute, "how long a lost host's endpoints keep their addresses")
 	fs.StringVar(&f.hostname, "name", "", "this host's name in the cluster (default: its host name)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
@@ -97,7 +94,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 func (f *flags) agentConfig() (agent.Config, error) {
 	cfg := agent.Config{
 		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
-		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, StaleGrace: f.staleGrace, HostName: f.hostname, LogLevel: f.logLevel,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel,
 	}
 	var err error
 	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {

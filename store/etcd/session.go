@@ -28,6 +28,7 @@ type session struct {
 	lease clientv3.LeaseID
 	rev   store.Rev
 	ttl   time.Duration
+	every time.Duration // between renewals
 	done  chan struct{}
 	stop  context.CancelFunc
 	ended sync.WaitGroup
@@ -68,7 +69,7 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	case !r.Succeeded:
 		return nil, errors.Join(conflictOf(cfg.Key, r), s.revoke(ctx, lease, granted))
 	}
-	x := &session{s: s, key: cfg.Key, lease: lease, rev: store.Rev(r.Header.Revision), ttl: ttl, done: make(chan struct{})}
+	x := &session{s: s, key: cfg.Key, lease: lease, rev: store.Rev(r.Header.Revision), ttl: ttl, every: cfg.Renewal(ttl), done: make(chan struct{})}
 	renew, stop := context.WithCancel(s.ctx)
 	x.stop = stop
 	x.ended.Add(1)
@@ -134,7 +135,7 @@ func (s *Store) revoke(ctx context.Context, lease clientv3.LeaseID, ours bool) e
 func (x *session) renew(ctx context.Context) {
 	defer close(x.done)
 	last := time.Now()
-	t := time.NewTimer(x.ttl / 3)
+	t := time.NewTimer(x.every)
 	defer t.Stop()
 	for {
 		select {
@@ -143,13 +144,13 @@ func (x *session) renew(ctx context.Context) {
 		case <-t.C:
 		}
 		sent := time.Now()
-		call, cancel := context.WithTimeout(ctx, max(x.ttl/3, 500*time.Millisecond))
+		call, cancel := context.WithTimeout(ctx, max(x.every, 500*time.Millisecond))
 		r, err := x.s.cli.KeepAliveOnce(call, x.lease)
 		cancel()
 		switch {
 		case err == nil && r.TTL > 0:
 			last = sent
-			t.Reset(x.ttl / 3)
+			t.Reset(x.every)
 			continue
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			return

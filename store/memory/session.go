@@ -18,6 +18,7 @@ type session struct {
 	key     store.Key
 	rev     store.Rev
 	ttl     time.Duration
+	every   time.Duration // between renewals
 	expires *time.Timer
 	done    chan struct{}
 	once    sync.Once
@@ -52,7 +53,7 @@ func (c *Client) OpenSession(ctx context.Context, cfg store.SessionConfig) (stor
 		return nil, err
 	}
 	w.lastID++
-	s := &session{client: c, id: strconv.Itoa(w.lastID), key: cfg.Key, rev: w.applyLocked(t), ttl: cfg.TTL, done: make(chan struct{})}
+	s := &session{client: c, id: strconv.Itoa(w.lastID), key: cfg.Key, rev: w.applyLocked(t), ttl: cfg.TTL, every: cfg.Renewal(cfg.TTL), done: make(chan struct{})}
 	if old != nil {
 		s.id = old.id
 		old.forgetLocked()
@@ -68,7 +69,7 @@ func (s *session) finish() { s.once.Do(func() { close(s.done) }) }
 // renew pushes the timer on while the client reaches the world.
 func (s *session) renew() {
 	defer s.finish()
-	t := time.NewTicker(max(s.ttl/3, 1))
+	t := time.NewTicker(s.every)
 	defer t.Stop()
 	for {
 		select {

@@ -33,7 +33,7 @@ type Config struct {
 	KeyFile   string
 	User      string
 	TTL       time.Duration // of the host's session
-	Heartbeat time.Duration // between its renewals: the back ends renew three times in a TTL, so a third of it unless told otherwise
+	Heartbeat time.Duration // between its renewals; a third of TTL unless told otherwise
 
 	passFile string
 	password string

@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"weft/agent/about"
+	"weft/agent/api"
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/agent/sandbox"
+	"weft/dnssvc"
+	"weft/kernel"
+	"weft/overlay"
+	"weft/store"
+	"weft/store/follow"
+	"weft/store/local"
+	"weft/store/record"
+)
+
+// Agent is one host's agent.
+type Agent struct {
+	cfg       Config
+	log       *slog.Logger
+	clock     Clock
+	peers     Peers
+	journal   *journal.Journal
+	store     store.Store
+	kernel    *kernel.Kernel
+	runner    *sandbox.Host
+	dns       *dnssvc.Service
+	follower  *follow.Follower
+	registry  *registry.Registry
+	member    *member
+	boxes     *boxes
+	addresses *addresses
+	uses      *uses
+	loop      *loop
+	publisher *publisher
+
+	underlay underlay
+	started  time.Time
+	ends     broadcast // a sandbox's end has been dealt with
+
+	appliedPicture atomic.Pointer[record.Snapshot]
+	appliedSignal  broadcast
+	troubleMu      sync.Mutex // guards troubles
+	troubles       map[string]error
+}
+
+// underlay is where this host stands.
+type underlay struct {
+	advertise string // host:port
+	vtep      netip.Addr
+	link      string
+}
+
+// seedPatience is how long a starting agent waits for the store before it restores its host's networking from the journal.
+const seedPatience = 2 * time.Second
+
+// Run is an agent's life: it checks everything, takes the state directory, finds what the last life left, answers on the admin socket,
+// and keeps store, picture and kernel in line until ctx ends. Sandboxes and their networking outlive it.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	log, err := cfg.logger()
+	if err != nil {
+		return err
+	}
+	if err := kernel.Check(); err != nil {
+		return err
+	}
+	k, err := kernel.Open(kernel.Config{Log: log, NetnsDir: cfg.netnsDir()})
+	if err != nil {
+		return err
+	}
+	clock := machineClock{}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), started: clock.Now(), troubles: map[string]error{}}
+	err = a.live(ctx)
+	return errors.Join(err, k.Close())
+}
+
+// live holds what must be let go in reverse order.
+func (a *Agent) live(ctx context.Context) error {
+	if err := a.findUnderlay(); err != nil {
+		return err
+	}
+	unlock, err := journal.Lock(a.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unlock() }()
+	disk, err := local.Open(a.cfg.journalDB())
+	if err != nil {
+		return fmt.Errorf("open the journal: %w", err)
+	}
+	defer func() { _ = disk.Close() }()
+	a.journal = journal.New(disk, a.cfg.StateDir)
+	id, err := a.identify(ctx)
+	if err != nil {
+		return err
+	}
+	listener, err := api.Listen(a.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
+	if err := a.recoverSandboxes(ctx); err != nil {
+		return err
+	}
+	closeStore, err := a.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	if err := a.wire(id); err != nil {
+		return err
+	}
+	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.cfg.storeName(), "vtep", a.underlay.vtep.String())
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd is no error
+	return a.tend(ctx, func(ctx context.Context) error { return api.Serve(ctx, listener, a, a.log) })
+}
+
+// tend runs all goroutines of the agent until ctx ends or one of them cannot go on, and waits for them.
+func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.member.fatal = cancel
+	var wg sync.WaitGroup
+	run := func(f func(context.Context)) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			f(ctx)
+		}()
+	}
+	run(a.follower.Run)
+	run(a.member.run)
+	run(a.publisher.run)
+	run(a.loop.run)
+	run(a.keepPicture)
+	run(a.watchEnds)
+	run(a.reopenNames)
+	run(func(ctx context.Context) {
+		if err := serve(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	<-ctx.Done()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	wg.Wait()
+	a.dns.Close()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// watchEnds deals with the ends of sandboxes' processes, each in a goroutine of its own: one may have to wait for its turn.
+func (a *Agent) watchEnds(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case id := <-a.runner.Exited():
+			wg.Go(func() { a.ended(ctx, record.SandboxID(id)) })
+		}
+	}
+}
+
+// pictureEvery is how old the picture on the disk may be.
+const pictureEvery = 2 * time.Second
+
+// keepPicture writes the partitions that changed to the disk, for the next life.
+func (a *Agent) keepPicture(ctx context.Context) {
+	saved := map[string]store.Rev{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.clock.After(pictureEvery):
+		}
+		p, cluster := a.follower.Picture(), a.member.identity().Cluster
+		for part := range saved {
+			if p.Rev(part) == 0 {
+				delete(saved, part)
+				if err := a.journal.DropPicture(part); err != nil {
+					a.log.Warn("cannot forget a partition", "error", err)
+				}
+			}
+		}
+		for _, part := range p.Partitions() {
+			if part == store.Alive || saved[part] == p.Rev(part) || cluster == "" {
+				continue
+			}
+			d, err := p.Dump(part)
+			if err == nil {
+				err = a.journal.SavePicture(cluster, part, d)
+			}
+			if err != nil {
+				a.log.Warn("cannot save the picture", "error", err)
+				continue
+			}
+			saved[part] = p.Rev(part)
+		}
+	}
+}
+
+// facts is what this host publishes of itself.
+func (a *Agent) facts(context.Context) (record.Host, error) {
+	_, mtu, err := a.kernel.Underlay(a.underlay.vtep)
+	if err != nil {
+		return record.Host{}, err
+	}
+	routes, err := a.kernel.Routes()
+	if err != nil {
+		return record.Host{}, err
+	}
+	h := record.Host{Name: a.cfg.HostName, Advertise: a.underlay.advertise, VTEP: a.underlay.vtep, MTU: mtu}
+	for _, r := range routes {
+		h.Routes = append(h.Routes, record.Route{Prefix: r.Prefix, Link: r.Link})
+	}
+	return h, nil
+}
+
+// settings is what rendering needs beside the records.
+func (a *Agent) settings() overlay.Settings {
+	s := overlay.Settings{Self: a.member.identity().Host, VTEP: a.underlay.vtep, VXLANPort: a.cfg.VXLANPort, NetnsDir: a.cfg.netnsDir()}
+	if c := a.follower.Picture().Cluster(); c != nil && c.VXLANPort != 0 {
+		s.VXLANPort = c.VXLANPort
+	}
+	return s
+}
+
+func (a *Agent) locals() map[record.NetworkID]presence {
+	id := a.member.identity()
+	return presences(id.Host, id.Incarnation, a.boxes.snapshot(), func(s record.SandboxID) string { return a.runner.NetnsPath(string(s)) })
+}
+
+// mayWrite: nothing is written to the kernel before the store has told of the networks that this host uses, or has had its time to and the
+// last life's picture must do.
+func (a *Agent) mayWrite() bool {
+	synced := a.follower.Synced(store.Meta)
+	for _, id := range a.follower.Following() {
+		synced = synced && a.follower.Synced(record.NetPartition(id))
+	}
+	return synced || a.clock.Now().Sub(a.started) > seedPatience && (a.follower.Picture().Rev(store.Meta) > 0 || len(a.boxes.snapshot()) == 0)
+}
+
+func (a *Agent) applied(p *record.Snapshot, failed map[string]error) {
+	a.troubleMu.Lock()
+	a.troubles = failed
+	a.troubleMu.Unlock()
+	a.appliedPicture.Store(p)
+	a.appliedSignal.signal()
+}
+
+// trouble is what the kernel refused, in words.
+func (a *Agent) trouble() []string {
+	a.troubleMu.Lock()
+	defer a.troubleMu.Unlock()
+	var out []string
+	for id, err := range a.troubles {
+		name := record.ShortID(id)
+		if n, ok := a.follower.Picture().Network(record.NetworkID(id)); ok {
+			name = n.Name
+		}
+		out = append(out, "network "+name+": "+err.Error())
+	}
+	return out
+}
+
+// awaitPicture lets a question that comes in the first moments of an agent wait for the picture.
+func (a *Agent) awaitPicture(ctx context.Context) {
+	if a.follower.Picture().Rev(store.Meta) > 0 || a.clock.Now().Sub(a.started) > 2*seedPatience {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, seedPatience)
+	defer cancel()
+	_ = a.follower.WaitSynced(ctx, store.Meta)
+}

@@ -1,0 +1,350 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/agent/api"
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/ipam"
+	"weft/store"
+	"weft/store/record"
+)
+
+// The attach, from top to bottom:
+//
+//	address   chosen on the picture, and reserved here against other attaches of this host
+//	intent    the sandbox with its attachment, in the journal: a crash from here on undoes or completes it
+//	kernel    the port works, though nobody knows of it yet
+//	store     one transaction makes the endpoint, and announces it
+//	picture   this host has seen its own announcement: what is asked next is answered with it
+//
+// A race lost for an address goes back to the first step.
+
+// addresses are what attaches of this host have chosen and the picture does not show yet, and what was released a moment ago.
+type addresses struct {
+	clock Clock
+
+	mu      sync.Mutex // guards both
+	chosen  map[netKey]record.EndpointID
+	resting map[netKey]time.Time
+}
+
+type netKey struct {
+	network record.NetworkID
+	addr    netip.Addr
+}
+
+// restFor is how long a released address is given to nobody else while others are free: caches and connections of others still hold it.
+const restFor = 10 * time.Second
+
+func newAddresses(clock Clock) *addresses {
+	return &addresses{clock: clock, chosen: map[netKey]record.EndpointID{}, resting: map[netKey]time.Time{}}
+}
+
+// choose finds an address for an endpoint and reserves it. Of preferred, which is the one it had before, nothing is lost if it is taken.
+func (d *addresses) choose(n *record.Network, net *record.Net, ep record.EndpointID, preferred netip.Addr, near bool) (netip.Addr, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.clock.Now()
+	for k, since := range d.resting {
+		if now.Sub(since) > restFor {
+			delete(d.resting, k)
+		}
+	}
+	taken := func(a netip.Addr) bool {
+		by, chosen := d.chosen[netKey{n.ID, a}]
+		return chosen && by != ep || net != nil && net.Taken(a) && !owns(net, ep, a)
+	}
+	pools := poolsOf(n)
+	if preferred.IsValid() && ipam.Check(pools, preferred) == nil && !taken(preferred) {
+		d.chosen[netKey{n.ID, preferred}] = ep
+		return preferred, nil
+	}
+	var a netip.Addr
+	var err error
+	if near {
+		a, err = ipam.ChooseNear(pools, taken, rand.IntN)
+	} else {
+		a, err = ipam.Choose(pools, taken, func(a netip.Addr) bool { _, rests := d.resting[netKey{n.ID, a}]; return rests })
+	}
+	if err != nil {
+		return a, api.Refuse(api.InUse, "network %s: %w", n.Name, err)
+	}
+	d.chosen[netKey{n.ID, a}] = ep
+	return a, nil
+}
+
+func owns(net *record.Net, ep record.EndpointID, a netip.Addr) bool {
+	e, ok := net.ByAddr(a)
+	return ok && e.ID == ep
+}
+
+// settle ends a reservation: the picture shows the address now, or nobody has it.
+func (d *addresses) settle(n record.NetworkID, a netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.chosen, netKey{n, a})
+}
+
+func (d *addresses) rest(n record.NetworkID, as ...netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range as {
+		d.resting[netKey{n, a}] = d.clock.Now()
+	}
+}
+
+func poolsOf(n *record.Network) []ipam.Pool {
+	out := make([]ipam.Pool, len(n.Pools))
+	for i, p := range n.Pools {
+		out[i] = ipam.Pool{Subnet: p.Subnet, Gateway: p.Gateway, Range: p.IPRange, Aux: p.Aux}
+	}
+	return out
+}
+
+// network finds a network of the cluster by reference. One that the picture does not have yet is looked for in the store, so that what
+// another host has just made can be used here at once.
+func (a *Agent) network(ctx context.Context, ref string) (*record.Network, error) {
+	n, err := a.follower.Picture().FindNetwork(ref)
+	if errors.Is(err, record.ErrNotFound) && a.learn(ctx, ref) {
+		n, err = a.follower.Picture().FindNetwork(ref)
+	}
+	switch {
+	case errors.Is(err, record.ErrNotFound):
+		return nil, api.Refuse(api.NotFound, "network %s not found", ref)
+	case err != nil:
+		return nil, api.Refuse(api.Invalid, "%w", err)
+	}
+	return n, nil
+}
+
+// learn asks the store for the name and waits until the picture has what the store has.
+func (a *Agent) learn(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	e, err := a.store.Get(ctx, record.NetworkNameKey(name))
+	if err != nil {
+		return false
+	}
+	return a.follower.WaitRev(ctx, e.Key.Partition, e.Rev) == nil
+}
+
+// attach gives a sandbox that is up an endpoint in the attachment's network. want.Endpoint is the one that it had before, if any. After an
+// error nothing is left of it. The caller has the sandbox's turn.
+func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Network, want record.Attachment) (record.EndpointID, error) {
+	as, err := a.member.claim(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := a.fits(n); err != nil {
+		return "", err
+	}
+	partition := record.NetPartition(n.ID)
+	defer a.uses.hold(n.ID)()
+	if err := a.follower.WaitSynced(ctx, partition); err != nil {
+		return "", fmt.Errorf("read the endpoints of network %s: %w", n.Name, err)
+	}
+	if want.Endpoint == "" {
+		want.Endpoint = record.EndpointID(registry.NewID())
+	}
+	preferred := want.IP
+	if !preferred.IsValid() && len(want.Addrs) > 0 {
+		preferred = want.Addrs[0]
+	}
+	for near := false; ; near = true {
+		err := a.attachOnce(ctx, as, id, n, want, preferred, near)
+		var lost *registry.AddrTakenError
+		if !errors.As(err, &lost) || want.IP.IsValid() {
+			return want.Endpoint, err
+		}
+		preferred = netip.Addr{}
+	}
+}
+
+// attachOnce tries one address.
+func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.SandboxID, n *record.Network, want record.Attachment, preferred netip.Addr, near bool) error {
+	net, _ := a.follower.Picture().Net(n.ID)
+	s, ok := a.boxes.get(id)
+	if !ok {
+		return api.Refuse(api.NotFound, "No such sandbox: %s", id)
+	}
+	if err := a.free(n, net, s, want); err != nil {
+		return err
+	}
+	addr := want.IP
+	if !addr.IsValid() {
+		var err error
+		if addr, err = a.addresses.choose(n, net, want.Endpoint, preferred, near); err != nil {
+			return err
+		}
+		defer a.addresses.settle(n.ID, addr)
+	}
+	want.Addrs, want.Intent = []netip.Addr{addr}, true
+	want.NoGateway = n.Internal
+	if want.IfName == "" {
+		want.IfName = freeIfName(s)
+	}
+	next := edited(s)
+	setAttachment(next, want)
+	if err := a.boxes.put(ctx, next); err != nil {
+		return err
+	}
+	err := a.announce(ctx, as, n, next, want)
+	if err != nil {
+		return errors.Join(err, a.unattach(ctx, s, n, want))
+	}
+	want.Intent = false
+	setAttachment(next, want)
+	a.boxes.show(next)
+	a.publisher.confirm(id)
+	return a.moveDefault(ctx, s, next, n.ID)
+}
+
+// moveDefault brings those networks in line that the sandbox's default route leaves or enters when another network, which has been dealt
+// with, comes or goes.
+func (a *Agent) moveDefault(ctx context.Context, before, after *record.Sandbox, done record.NetworkID) error {
+	was, is := defaultNetwork(before), defaultNetwork(after)
+	if was == is {
+		return nil
+	}
+	var errs []error
+	for _, id := range []record.NetworkID{is, was} {
+		if id != "" && id != done {
+			errs = append(errs, a.loop.do(ctx, id, ""))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// announce makes the port work, and then the endpoint known.
+func (a *Agent) announce(ctx context.Context, as registry.Actor, n *record.Network, s *record.Sandbox, at record.Attachment) error {
+	if err := a.loop.do(ctx, n.ID, at.Endpoint); err != nil {
+		return fmt.Errorf("bring sandbox %s into network %s: %w", s.Name, n.Name, err)
+	}
+	ep := endpointOf(as.Host, as.Incarnation, s, at)
+	rev, err := a.writeEndpoint(ctx, as, ep)
+	if err != nil {
+		return kindOf(a.member.explain(err))
+	}
+	seen, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := a.WaitApplied(seen, record.NetPartition(n.ID), rev); err != nil {
+		a.log.Debug("own announcement not seen yet", "network", n.Name, "error", err)
+	}
+	return nil
+}
+
+// writeEndpoint creates the endpoint, or brings the one that a stopped sandbox had kept up to date.
+func (a *Agent) writeEndpoint(ctx context.Context, as registry.Actor, ep *record.Endpoint) (store.Rev, error) {
+	if net, ok := a.follower.Picture().Net(ep.Network); ok {
+		if _, kept := net.Endpoint(ep.ID); kept {
+			return a.registry.UpdateEndpoint(ctx, as, ep.Network, ep.ID, func(r *record.Endpoint) { become(r, ep) })
+		}
+	}
+	return a.registry.CreateEndpoint(ctx, as, ep)
+}
+
+// become gives r what ep says; fields that this version does not know stay.
+func become(r, ep *record.Endpoint) {
+	r.Host, r.Incarnation, r.Sandbox, r.Name, r.Hostname = ep.Host, ep.Incarnation, ep.Sandbox, ep.Name, ep.Hostname
+	r.Aliases, r.Links, r.Addrs, r.Static, r.MAC, r.Running = ep.Aliases, ep.Links, ep.Addrs, ep.Static, ep.MAC, ep.Running
+}
+
+// free refuses early what the transaction would refuse: a name or an address that the picture shows as another's.
+func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want record.Attachment) error {
+	if o, taken := net.ByName(s.Name); taken && o.ID != want.Endpoint {
+		if o.Sandbox == s.ID || o.Host == a.member.identity().Host {
+			return api.Refuse(api.Exists, "endpoint with name %s already exists in network %s", s.Name, n.Name)
+		}
+		return api.Refuse(api.Exists, "endpoint with name %s already exists in network %s (on host %s)", s.Name, n.Name, a.hostName(o.Host))
+	}
+	if !want.IP.IsValid() {
+		return nil
+	}
+	if err := ipam.Check(poolsOf(n), want.IP); err != nil {
+		return api.Refuse(api.Invalid, "%w", err)
+	}
+	if o, taken := net.ByAddr(want.IP); taken && o.ID != want.Endpoint {
+		return kindOf(&registry.AddrTakenError{Addr: want.IP, Owner: o.Name, Host: a.hostName(o.Host)})
+	}
+	return nil
+}
+
+// fits refuses a network whose packets this host's underlay cannot carry.
+func (a *Agent) fits(n *record.Network) error {
+	if mtu := a.member.self().MTU; mtu > 0 && n.MTU > mtu-50 {
+		return api.Refuse(api.InUse, "network %s has MTU %d, and this host's underlay carries %d only, of which tunnels need 50: raise the MTU of the interface, or make the network with -o %s=%d",
+			n.Name, n.MTU, mtu, registry.OptMTU, mtu-50)
+	}
+	return nil
+}
+
+// unattach undoes an attachment that failed: the journal forgets it, the kernel follows, and the store is told should it have heard.
+func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.Network, at record.Attachment) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	back := edited(before)
+	var releases []journal.Release
+	if old, had := before.Attachment(n.ID); had { // one that a stopped sandbox keeps: the publisher writes it as it was
+		old.Intent = false
+		setAttachment(back, old)
+	} else {
+		dropAttachment(back, n.ID)
+		releases = append(releases, journal.Release{Network: n.ID, Endpoint: at.Endpoint})
+	}
+	err := a.boxes.put(ctx, back, releases...)
+	if err != nil { // the journal still calls it an intent, which the next life undoes; what the store has of it goes as an orphan
+		a.boxes.show(back)
+	}
+	a.publisher.kick()
+	return errors.Join(err, a.loop.do(ctx, n.ID, ""))
+}
+
+// detach takes a sandbox out of a network. It works here at once, whatever the store does; the release is journalled with it.
+func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.NetworkID) error {
+	at, ok := s.Attachment(id)
+	if !ok {
+		return nil
+	}
+	next := edited(s)
+	dropAttachment(next, id)
+	var releases []journal.Release
+	if at.Endpoint != "" {
+		releases = append(releases, journal.Release{Network: id, Endpoint: at.Endpoint})
+	}
+	if err := a.boxes.put(ctx, next, releases...); err != nil {
+		return err
+	}
+	a.addresses.rest(id, at.Addrs...)
+	defer a.uses.hold(id)()
+	err := errors.Join(a.loop.do(ctx, id, ""), a.moveDefault(ctx, s, next, id))
+	a.publisher.flush(ctx)
+	return err
+}
+
+// hostName is a host's name as users know it.
+func (a *Agent) hostName(id record.HostID) string {
+	if h, ok := a.follower.Picture().Host(id); ok {
+		return h.Name
+	}
+	return record.ShortID(id)
+}
+
+// uniqueAliases keeps the user's order, each alias once.
+func uniqueAliases(in []string) []string {
+	var out []string
+	for _, a := range in {
+		if !slices.ContainsFunc(out, func(o string) bool { return record.Fold(o) == record.Fold(a) }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}

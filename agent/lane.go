@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/kernel"
+)
+
+// lane deletes what is slow to delete (links, namespaces: 15–60 ms each, under RTNL) away from the loop, and what gathers within laneWait
+// in one go. Handing over never blocks.
+type lane struct {
+	exec  kernel.Executor
+	log   *slog.Logger
+	clock Clock
+	wake  chan struct{} // size 1: there is work
+	done  chan struct{} // size 1: freed has something
+
+	mu    sync.Mutex // guards queue and freed
+	queue []kernel.Op
+	freed []kernel.Key
+}
+
+const laneWait = 50 * time.Millisecond
+
+func newLane(exec kernel.Executor, log *slog.Logger, clock Clock) *lane {
+	return &lane{exec: exec, log: log, clock: clock, wake: make(chan struct{}, 1), done: make(chan struct{}, 1)}
+}
+
+func (l *lane) hand(ops []kernel.Op) {
+	l.mu.Lock()
+	l.queue = append(l.queue, ops...)
+	l.mu.Unlock()
+	signal(l.wake)
+}
+
+// takeFreed returns what has been deleted, or could not be, since the last call.
+func (l *lane) takeFreed() []kernel.Key {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := l.freed
+	l.freed = nil
+	return out
+}
+
+func (l *lane) run(ctx context.Context) {
+	for {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-l.clock.After(laneWait):
+		case <-ctx.Done():
+			return
+		}
+		l.mu.Lock()
+		ops := l.queue
+		l.queue = nil
+		l.mu.Unlock()
+		// Ports before their bridge, a bridge before its namespace.
+		slices.SortFunc(ops, func(a, b kernel.Op) int { return b.Obj.Compare(a.Obj.Key) })
+		errs := l.exec.Apply(ctx, ops)
+		keys := make([]kernel.Key, len(ops))
+		for i, o := range ops {
+			keys[i] = o.Obj.Key
+			if errs[i] != nil && ctx.Err() == nil { // the next reading finds it again
+				l.log.Warn("could not delete", "object", o.Obj.Key.String(), "error", errs[i])
+			}
+		}
+		l.mu.Lock()
+		l.freed = append(l.freed, keys...)
+		l.mu.Unlock()
+		signal(l.done)
+	}
+}
+
+// signal wakes the one who waits on a channel of size 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

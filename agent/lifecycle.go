@@ -1,0 +1,384 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"weft/agent/api"
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/agent/sandbox"
+	"weft/store/record"
+)
+
+// CreateSandbox notes a sandbox with its attachments; it claims nothing in the cluster yet. The networks are looked up, so that a wrong
+// name fails here.
+func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.AttachmentRequest) (*record.Sandbox, error) {
+	s = edited(s)
+	s.ID, s.Created, s.Status = record.SandboxID(registry.NewID()), a.clock.Now().UTC(), record.SandboxCreated
+	if len(s.Command) == 0 {
+		return nil, api.Refuse(api.Invalid, "no command was given: say what is to run in the sandbox")
+	}
+	if s.Name == "" {
+		s.Name = record.ShortID(s.ID)
+	}
+	if err := registry.CheckName("sandbox", s.Name); err != nil {
+		return nil, kindOf(err)
+	}
+	if s.Hostname == "" {
+		s.Hostname = record.ShortID(s.ID)
+	}
+	if err := checkMode(s, as); err != nil {
+		return nil, err
+	}
+	for _, r := range as {
+		n, at, err := a.attachment(ctx, s.Name, r)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := s.Attachment(n.ID); twice {
+			return nil, api.Refuse(api.Exists, "network %s is given twice", n.Name)
+		}
+		at.IfName = freeIfName(s)
+		setAttachment(s, at)
+	}
+	if err := a.boxes.reserve(s.Name, s.ID); err != nil {
+		return nil, err
+	}
+	if err := a.boxes.put(ctx, s); err != nil {
+		a.boxes.unreserve(s.Name, s.ID)
+		return nil, err
+	}
+	return s, nil
+}
+
+func checkMode(s *record.Sandbox, as []api.AttachmentRequest) error {
+	switch {
+	case s.NetworkMode != "" && s.NetworkMode != "host" && s.NetworkMode != "none":
+		return api.Refuse(api.Invalid, "unknown network mode %q: it is host or none", s.NetworkMode)
+	case s.NetworkMode != "" && len(as) > 0:
+		return api.Refuse(api.Invalid, "conflicting options: network %s cannot go with other networks", s.NetworkMode)
+	case s.NetworkMode == "" && len(as) == 0:
+		return api.Refuse(api.Unsupported, "no network was given, and the default bridge network is not supported yet: add --network NAME, or --network none or host")
+	}
+	return nil
+}
+
+// attachment checks what a sandbox asks of one network.
+func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentRequest) (*record.Network, record.Attachment, error) {
+	at := record.Attachment{
+		Aliases: uniqueAliases(r.Aliases), Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
+	}
+	n, err := a.network(ctx, r.Network)
+	if err != nil {
+		return nil, at, err
+	}
+	at.Network = n.ID
+	if r.IP6 != "" {
+		return nil, at, api.Refuse(api.Unsupported, "--ip6 %s: this version supports IPv4 only", r.IP6)
+	}
+	if len(r.DriverOpts) > 0 {
+		return nil, at, api.Refuse(api.Unsupported, "driver option %s is unknown to the overlay driver", slices.Sorted(maps.Keys(r.DriverOpts))[0])
+	}
+	if r.MAC != "" {
+		return nil, at, api.Refuse(api.Unsupported, "--mac-address %s: this version derives the address from the IP address", r.MAC)
+	}
+	if r.IP != "" {
+		if at.IP, err = netip.ParseAddr(r.IP); err != nil || !at.IP.Is4() {
+			return nil, at, api.Refuse(api.Invalid, "invalid IPv4 address: %s", r.IP)
+		}
+		if err := checkIP(n, at.IP); err != nil {
+			return nil, at, err
+		}
+	}
+	for _, alias := range at.Aliases {
+		if err := registry.CheckName("alias", alias); err != nil {
+			return nil, at, kindOf(err)
+		}
+	}
+	for _, l := range r.Links {
+		if l.Target == "" || l.Target == name {
+			return nil, at, api.Refuse(api.Invalid, "invalid link %q: it must name another sandbox", l.Target+":"+l.Alias)
+		}
+	}
+	return n, at, nil
+}
+
+// StartSandbox starts a sandbox that does not run.
+func (a *Agent) StartSandbox(ctx context.Context, ref string) (*record.Sandbox, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	done, err := a.boxes.lock(ctx, s.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return a.start(ctx, s.ID, true)
+}
+
+// start brings a sandbox up: its namespace, its endpoints in the order of its networks, names, and last its process. A process that is not
+// detached keeps its first output for the one who attaches. After an error nothing runs and nothing is claimed; a sandbox that never ran
+// is gone. The caller has the sandbox's turn.
+func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (*record.Sandbox, error) {
+	s, ok := a.boxes.get(id)
+	if !ok {
+		return nil, api.Refuse(api.NotFound, "No such sandbox: %s", record.ShortID(id))
+	}
+	if s.Status == record.SandboxRunning {
+		return s, nil
+	}
+	first := s.Status == record.SandboxCreated
+	s, err := a.bringUp(ctx, s, detached)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
+		defer cancel()
+		return nil, errors.Join(err, a.undoStart(undo, id, first))
+	}
+	return s, nil
+}
+
+func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (*record.Sandbox, error) {
+	if err := a.runner.Create(ctx, string(s.ID), s.NetworkMode == "host"); err != nil {
+		return nil, fmt.Errorf("make sandbox %s: %w", s.Name, err)
+	}
+	up := edited(s)
+	up.Up = true
+	wanted := up.Attachments
+	up.Attachments = nil
+	for _, at := range wanted { // those that are not up yet must not be rendered
+		at.Intent = true
+		setAttachment(up, at)
+	}
+	a.boxes.show(withoutAddrs(up))
+	for _, at := range s.Attachments {
+		n, ok := a.follower.Picture().Network(at.Network)
+		if !ok {
+			return nil, api.Refuse(api.NotFound, "network %s not found: it was removed; disconnect sandbox %s from it", record.ShortID(at.Network), s.Name)
+		}
+		if _, err := a.attach(ctx, s.ID, n, at); err != nil {
+			return nil, err
+		}
+	}
+	now, _ := a.boxes.get(s.ID)
+	if err := a.serveNames(ctx, now); err != nil {
+		return nil, err
+	}
+	if err := a.runner.Start(ctx, string(s.ID), spec(now, detached)); err != nil {
+		return nil, err
+	}
+	now, _ = a.boxes.get(s.ID)
+	next := edited(now)
+	next.Status, next.Up, next.Started, next.Finished, next.ExitCode, next.Error = record.SandboxRunning, true, a.clock.Now().UTC(), time.Time{}, 0, ""
+	return next, a.boxes.put(ctx, next)
+}
+
+// withoutAddrs hides the addresses that a stopped sandbox remembers, until each is its own again.
+func withoutAddrs(s *record.Sandbox) *record.Sandbox {
+	c := edited(s)
+	for i := range c.Attachments {
+		c.Attachments[i].Addrs = nil
+	}
+	return c
+}
+
+// undoStart takes down what a failed start had made.
+func (a *Agent) undoStart(ctx context.Context, id record.SandboxID, forget bool) error {
+	s, ok := a.boxes.get(id)
+	if !ok {
+		return nil
+	}
+	a.dns.Remove(string(id))
+	if forget {
+		return a.forget(ctx, s)
+	}
+	return a.bringDown(ctx, s, s.ExitCode, s.Error)
+}
+
+// bringDown takes a sandbox's ports off the air, and then its namespace. Names and asked-for addresses stay its own; the others are free.
+func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why string) error {
+	a.dns.Remove(string(s.ID))
+	next := edited(s)
+	next.Status, next.Up, next.ExitCode, next.Error, next.Finished = record.SandboxExited, false, code, why, a.clock.Now().UTC()
+	for i := range next.Attachments {
+		next.Attachments[i].Intent = false
+	}
+	var errs []error
+	if err := a.boxes.put(ctx, next); err != nil { // the next life finds out by itself that nothing runs
+		a.boxes.show(next)
+		errs = append(errs, err)
+	}
+	for _, at := range s.Attachments {
+		if !at.IP.IsValid() {
+			a.addresses.rest(at.Network, at.Addrs...)
+		}
+		errs = append(errs, a.loop.do(ctx, at.Network, ""))
+	}
+	a.publisher.flush(ctx)
+	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), false))...)
+}
+
+// forget removes a sandbox with everything of it.
+func (a *Agent) forget(ctx context.Context, s *record.Sandbox) error {
+	a.dns.Remove(string(s.ID))
+	var releases []journal.Release
+	for _, at := range s.Attachments {
+		if at.Endpoint != "" {
+			releases = append(releases, journal.Release{Network: at.Network, Endpoint: at.Endpoint})
+		}
+	}
+	if err := a.boxes.remove(ctx, s, releases...); err != nil {
+		return err
+	}
+	var errs []error
+	for _, at := range s.Attachments {
+		a.addresses.rest(at.Network, at.Addrs...)
+		defer a.uses.hold(at.Network)()
+		errs = append(errs, a.loop.do(ctx, at.Network, ""))
+	}
+	a.publisher.flush(ctx)
+	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), true))...)
+}
+
+// StopSandbox ends a sandbox's process: with sig, and after timeout with SIGKILL.
+func (a *Agent) StopSandbox(ctx context.Context, ref string, sig syscall.Signal, timeout time.Duration) (*record.Sandbox, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Status != record.SandboxRunning {
+		return s, nil
+	}
+	if err := a.runner.Stop(ctx, string(s.ID), sig, timeout); err != nil {
+		return nil, fmt.Errorf("stop sandbox %s: %w", s.Name, err)
+	}
+	return s, a.settled(ctx, s.ID)
+}
+
+// SignalSandbox sends a signal to a sandbox's process.
+func (a *Agent) SignalSandbox(ctx context.Context, ref string, sig syscall.Signal) error {
+	s, err := a.running(ref)
+	if err != nil {
+		return err
+	}
+	return a.runner.Signal(ctx, string(s.ID), sig)
+}
+
+func (a *Agent) running(ref string) (*record.Sandbox, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Status != record.SandboxRunning {
+		return nil, api.Refuse(api.InUse, "sandbox %s is not running", s.Name)
+	}
+	return s, nil
+}
+
+// WaitSandbox waits until a sandbox's process has ended and its endpoints are down.
+func (a *Agent) WaitSandbox(ctx context.Context, ref string) (api.Exit, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	if s.Status == record.SandboxRunning {
+		e, err := a.runner.Wait(ctx, string(s.ID))
+		if err != nil {
+			return api.Exit{}, err
+		}
+		return api.Exit{Code: e.Code, Error: e.Error}, a.settled(ctx, s.ID)
+	}
+	return api.Exit{Code: s.ExitCode, Error: s.Error}, nil
+}
+
+// settled waits until the end of a sandbox's process has been dealt with.
+func (a *Agent) settled(ctx context.Context, id record.SandboxID) error {
+	for {
+		ended := a.ends.wait()
+		s, ok := a.boxes.get(id)
+		if !ok || s.Status != record.SandboxRunning {
+			return nil
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// RemoveSandbox removes a sandbox; one that runs only with force.
+func (a *Agent) RemoveSandbox(ctx context.Context, ref string, force bool) (*record.Sandbox, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Status == record.SandboxRunning {
+		if !force {
+			return nil, api.Refuse(api.InUse, "You cannot remove a running sandbox %s. Stop the sandbox before attempting removal or force remove", record.ShortID(s.ID))
+		}
+		if err := a.runner.Stop(ctx, string(s.ID), syscall.SIGKILL, 0); err != nil {
+			return nil, fmt.Errorf("kill sandbox %s: %w", s.Name, err)
+		}
+		if err := a.settled(ctx, s.ID); err != nil {
+			return nil, err
+		}
+	}
+	done, err := a.boxes.lock(ctx, s.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	now, ok := a.boxes.get(s.ID)
+	if !ok {
+		return s, nil // --rm was faster
+	}
+	if now.Status == record.SandboxRunning {
+		return nil, api.Refuse(api.InUse, "sandbox %s was started again meanwhile", s.Name)
+	}
+	return s, a.forget(ctx, now)
+}
+
+// ended deals with the end of a sandbox's process, whoever caused it.
+func (a *Agent) ended(ctx context.Context, id record.SandboxID) {
+	done, err := a.boxes.lock(ctx, id)
+	if err != nil {
+		return
+	}
+	defer done()
+	defer a.ends.signal()
+	s, ok := a.boxes.get(id)
+	if !ok || s.Status != record.SandboxRunning {
+		return
+	}
+	e, err := a.runner.Wait(ctx, string(id))
+	if err != nil {
+		e = sandbox.Exit{Code: 255, Error: err.Error()}
+	}
+	if s.AutoRemove {
+		err = a.forget(ctx, s)
+	}
+	if !s.AutoRemove || err != nil {
+		err = errors.Join(err, a.bringDown(ctx, s, e.Code, e.Error))
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("cannot take an ended sandbox down whole", "sandbox", s.Name, "error", err)
+	}
+	a.log.Info("sandbox ended", "sandbox", s.Name, "code", e.Code, "error", e.Error)
+}
+
+// spec is what the supervisor needs to run the sandbox's process.
+func spec(s *record.Sandbox, detached bool) sandbox.Spec {
+	return sandbox.Spec{
+		Hostname: s.Hostname, Command: s.Command, Env: s.Env, User: s.User, Workdir: s.Workdir, TTY: s.TTY, Stdin: s.Stdin,
+		Hosts: hostsFile(s), Resolv: resolvFile(s), HostNetwork: s.NetworkMode == "host",
+		Detached: detached,
+	}
+}

@@ -1,0 +1,369 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"weft/kernel"
+	"weft/overlay"
+	"weft/store/follow"
+	"weft/store/record"
+)
+
+// loop makes the kernel follow the picture and the host's sandboxes. One goroutine decides and applies what is quick; slow deletes go to the
+// lane. Requests (an attach that waits) and dirty marks wake it.
+//
+// Its rule: what the kernel holds follows from the picture and the boxes, and from nothing else. It remembers what it has put there, and
+// reads everything again each resyncEvery and after any error.
+type loop struct {
+	loopConfig
+	requests chan request
+	lane     *lane
+
+	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
+	shown   map[record.NetworkID]*record.Net  // the endpoints that have was rendered from
+	leaving map[kernel.Key]bool               // in the lane
+	waiting []request                         // until the lane is done
+	early   []request                         // until something may be written
+	begun   bool                              // ready has said yes once
+	failed  map[record.NetworkID]failure
+	fresh   bool // have is what the kernel has
+}
+
+type loopConfig struct {
+	log      *slog.Logger
+	clock    Clock
+	exec     kernel.Executor
+	follower *follow.Follower
+	settings func() overlay.Settings
+	locals   func() map[record.NetworkID]presence
+	ready    func() bool                              // false: nothing may be written yet; asked until it says yes once
+	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
+}
+
+// hostPart owns the objects that all networks share.
+const hostPart record.NetworkID = ""
+
+// Times of the loop.
+const (
+	resyncEvery = time.Minute
+	firstRetry  = 50 * time.Millisecond
+	lastRetry   = 10 * time.Second
+)
+
+type failure struct {
+	err   error
+	again time.Time
+	wait  time.Duration
+}
+
+// request asks that a network be as its picture and boxes say now, and waits for it.
+type request struct {
+	network  record.NetworkID
+	endpoint record.EndpointID // the port that is waited for; "" for all of the network
+	done     chan error        // size 1
+}
+
+func newLoop(cfg loopConfig) *loop {
+	return &loop{
+		loopConfig: cfg, requests: make(chan request), lane: newLane(cfg.exec, cfg.log, cfg.clock),
+		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, leaving: map[kernel.Key]bool{},
+		failed: map[record.NetworkID]failure{},
+	}
+}
+
+// do waits until the kernel has what the boxes and the picture want of a network now. With an endpoint it waits for that port alone.
+func (l *loop) do(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
+	r := request{network: n, endpoint: ep, done: make(chan error, 1)}
+	select {
+	case l.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run is the one goroutine that decides. It ends with ctx, after the lane has.
+func (l *loop) run(ctx context.Context) {
+	laneEnd := make(chan struct{})
+	go func() {
+		defer close(laneEnd)
+		l.lane.run(ctx)
+	}()
+	resync, retry := l.clock.After(resyncEvery), l.clock.After(0)
+	for {
+		var rs []request
+		select {
+		case <-ctx.Done():
+			<-laneEnd
+			return
+		case <-resync:
+			l.fresh, resync = false, l.clock.After(resyncEvery)
+		case <-retry:
+		case <-l.follower.Wake():
+		case <-l.lane.done:
+			rs = l.afterLane()
+		case r := <-l.requests:
+			rs = l.gather(r)
+		}
+		l.pass(ctx, rs)
+		retry = l.clock.After(l.nextRetry())
+	}
+}
+
+// gather takes the requests that wait already: one pass serves them all.
+func (l *loop) gather(first request) []request {
+	out := []request{first}
+	for {
+		select {
+		case r := <-l.requests:
+			out = append(out, r)
+		default:
+			return out
+		}
+	}
+}
+
+// afterLane lets those go on who had to wait for a delete.
+func (l *loop) afterLane() []request {
+	for _, k := range l.lane.takeFreed() {
+		delete(l.leaving, k)
+	}
+	for id, f := range l.failed {
+		if errors.Is(f.err, errLeaving) {
+			f.again = time.Time{}
+			l.failed[id] = f
+		}
+	}
+	rs := l.waiting
+	l.waiting = nil
+	return rs
+}
+
+// pass brings everything that is dirty in line, and answers the requests.
+func (l *loop) pass(ctx context.Context, rs []request) {
+	l.begun = l.begun || l.ready()
+	if !l.begun {
+		l.early = append(l.early, rs...)
+		return
+	}
+	rs, l.early = append(l.early, rs...), nil
+	settings := l.settings()
+	dirty, picture := l.follower.TakeDirty()
+	v := view{settings: settings, picture: picture, locals: l.locals()}
+	if !l.fresh {
+		l.readAll(ctx, v)
+	}
+	for _, r := range rs {
+		err := l.serve(ctx, v, r)
+		if errors.Is(err, errLeaving) {
+			l.waiting = append(l.waiting, r)
+			continue
+		}
+		r.done <- err
+	}
+	for _, id := range l.due(v, dirty) {
+		_ = l.bringInLine(ctx, v, id, dirty.Nets[id]) // a failure is kept and tried again
+	}
+	failed := map[string]error{}
+	for id, f := range l.failed {
+		failed[string(id)] = f.err
+	}
+	l.applied(picture, failed)
+}
+
+// built tells whether a network has been brought to the kernel here.
+func (l *loop) built(id record.NetworkID) bool { return len(l.have[id]) > 0 }
+
+// due lists the networks to look at: those that changed, those that failed and may be tried again, those that began or ended here.
+func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
+	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart)}
+	for id := range v.locals {
+		due[id] = d.Meta || !l.built(id)
+	}
+	for id := range l.have {
+		_, here := v.locals[id]
+		due[id] = due[id] || id != hostPart && !here
+	}
+	for id := range d.Nets {
+		_, here := v.locals[id]
+		due[id] = due[id] || here
+	}
+	now := l.clock.Now()
+	for id, f := range l.failed {
+		due[id] = !now.Before(f.again)
+	}
+	maps.DeleteFunc(due, func(_ record.NetworkID, yes bool) bool { return !yes })
+	return slices.Sorted(maps.Keys(due))
+}
+
+// serve does what one request waits for: the one port where that is enough, else all of the network.
+func (l *loop) serve(ctx context.Context, v view, r request) error {
+	n, ok := v.network(r.network)
+	if r.endpoint != "" && ok && l.built(r.network) {
+		for _, p := range n.Ports {
+			if p.Endpoint.ID == r.endpoint {
+				return l.apply(ctx, r.network, kernel.Missing(overlay.RenderPort(v.settings, n, p), l.have[r.network]))
+			}
+		}
+	}
+	err := l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
+	if err == nil && ok {
+		err = l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true}) // its uplink's rules
+	}
+	return err
+}
+
+// errLeaving says that something of the same key is still in the lane.
+var errLeaving = errors.New("still being deleted")
+
+// bringInLine makes one network, or the host's part, what it should be. A failure is kept with a back-off.
+func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d follow.NetDirty) error {
+	want, have := kernel.State(nil), l.have[id]
+	part := len(d.Endpoints) > 0 && !d.All && l.built(id) && l.failed[id].err == nil
+	if part {
+		want, have = v.changed(id, d.Endpoints, l.shown[id], have)
+	} else {
+		want = v.want(id)
+	}
+	err := l.apply(ctx, id, kernel.Diff(want, have))
+	if err != nil {
+		return l.fail(id, err)
+	}
+	delete(l.failed, id)
+	if !part && len(want) == 0 { // what no difference deletes (sysctls) has gone with its namespace
+		delete(l.have, id)
+		delete(l.shown, id)
+	} else if net, ok := v.picture.Net(id); ok {
+		l.shown[id] = net
+	}
+	return nil
+}
+
+func (l *loop) fail(id record.NetworkID, err error) error {
+	f := l.failed[id]
+	f.wait = min(max(2*f.wait, firstRetry), lastRetry)
+	f.err, f.again = err, l.clock.Now().Add(f.wait)
+	l.failed[id] = f
+	if !errors.Is(err, errLeaving) {
+		l.fresh = false
+		l.log.Warn("the kernel is not as it should be; trying again", "network", record.ShortID(id), "wait", f.wait, "error", err)
+	}
+	return err
+}
+
+func (l *loop) nextRetry() time.Duration {
+	next := resyncEvery
+	for _, f := range l.failed {
+		next = min(next, max(time.Millisecond, f.again.Sub(l.clock.Now())))
+	}
+	if !l.begun {
+		next = firstRetry
+	}
+	return next
+}
+
+// apply runs the quick steps, hands the slow ones to the lane, and notes what the kernel has now.
+func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) error {
+	have := l.have[id]
+	if have == nil {
+		have = kernel.State{}
+		l.have[id] = have
+	}
+	var quick, slow []kernel.Op
+	for _, o := range ops {
+		switch {
+		case o.Verb == kernel.Put && l.leaving[o.Obj.Key]:
+			return fmt.Errorf("%s: %w", o.Obj.Key, errLeaving)
+		case o.Verb == kernel.Del && slowToDelete(o.Obj):
+			slow = append(slow, o)
+		default:
+			quick = append(quick, o)
+		}
+	}
+	var errs []error
+	for i, err := range l.exec.Apply(ctx, quick) {
+		switch o := quick[i]; {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", o, err))
+		case o.Verb == kernel.Put:
+			have[o.Obj.Key] = o.Obj
+		default:
+			delete(have, o.Obj.Key)
+		}
+	}
+	for _, o := range slow {
+		l.leaving[o.Obj.Key] = true
+		delete(have, o.Obj.Key)
+	}
+	if len(slow) > 0 {
+		l.lane.hand(slow)
+	}
+	if len(errs) > 3 {
+		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
+	}
+	return errors.Join(errs...)
+}
+
+// slowToDelete: links and namespaces. A VXLAN device holds its VNI, which a network of the same number may be waiting for: it goes in
+// line, and first.
+func slowToDelete(o kernel.Object) bool {
+	return o.Kind == kernel.KindNetns || o.Kind == kernel.KindBridge || o.Kind == kernel.KindVeth
+}
+
+// readAll reads the kernel and makes it what it should be, all networks at once: what is weft's own and nobody wants goes.
+func (l *loop) readAll(ctx context.Context, v view) {
+	spaces, err := l.exec.Namespaces(ctx)
+	if err != nil {
+		l.log.Warn("could not list weft's network namespaces", "error", err)
+		return
+	}
+	spaces = append(spaces, kernel.HostNS)
+	for _, lo := range v.locals {
+		for _, p := range lo.ports {
+			spaces = append(spaces, p.Netns)
+		}
+	}
+	slices.Sort(spaces)
+	found, err := l.exec.Read(ctx, slices.Compact(spaces))
+	if err != nil {
+		l.log.Warn("could not read the kernel's state", "error", err)
+		return
+	}
+	l.fresh = true
+	l.have = map[record.NetworkID]kernel.State{}
+	for k := range l.leaving {
+		delete(found, k)
+	}
+	for id := range v.locals {
+		l.have[id] = claim(v.want(id), found)
+	}
+	l.have[hostPart] = claim(v.want(hostPart), found)
+	maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them
+	_ = l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true})
+	for id := range v.locals {
+		_ = l.bringInLine(ctx, v, id, follow.NetDirty{All: true})
+	}
+}
+
+// claim moves what want has keys of from found into the result.
+func claim(want, found kernel.State) kernel.State {
+	out := kernel.State{}
+	for k := range want {
+		if o, ok := found[k]; ok {
+			out[k] = o
+			delete(found, k)
+		}
+	}
+	return out
+}

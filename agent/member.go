@@ -1,0 +1,336 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/agent/about"
+	"weft/agent/api"
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/store"
+	"weft/store/record"
+)
+
+// member is this host's membership in its cluster: it joins as soon as the store answers, keeps its record and its session, and
+// tells whoever wants to claim something whether that is possible now.
+type member struct {
+	memberConfig
+	instance string // of this agent process
+
+	mu      sync.Mutex // guards what follows
+	id      journal.Identity
+	actor   *registry.Actor // nil: not joined
+	why     error           // why not
+	host    record.Host     // as registered last
+	notes   []string        // what this host has to say of itself
+	changed chan struct{}   // closed and replaced when actor or why change
+}
+
+type memberConfig struct {
+	log      *slog.Logger
+	clock    Clock
+	store    store.Store
+	registry *registry.Registry
+	journal  *journal.Journal
+	name     string // of the store, for errors
+	ttl      time.Duration
+	every    time.Duration  // between renewals
+	settings record.Cluster // what to make the cluster with if there is none
+	facts    func(context.Context) (record.Host, error)
+	rejoined func(context.Context) // after each joining: what the store must hear now
+	fatal    func(error)           // this agent must not go on
+}
+
+// Times of the membership.
+const (
+	callTimeout   = 4500 * time.Millisecond // of a claim: an answer, whatever it is, comes within five seconds
+	joinPatience  = 3 * time.Second         // how long a claim waits for a join under way
+	refreshEvery  = 30 * time.Second        // how often the host's record is compared with its routes and underlay
+	firstJoinWait = 100 * time.Millisecond
+	lastJoinWait  = 5 * time.Second
+)
+
+func newMember(cfg memberConfig, id journal.Identity) *member {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return &member{memberConfig: cfg, instance: hex.EncodeToString(b[:]), id: id, changed: make(chan struct{})}
+}
+
+// claim returns who may change the store in this host's name, once it has joined; else, within joinPatience, why it cannot.
+func (m *member) claim(ctx context.Context) (registry.Actor, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	for {
+		m.mu.Lock()
+		actor, why, changed := m.actor, m.why, m.changed
+		m.mu.Unlock()
+		if actor != nil {
+			return *actor, nil
+		}
+		if why != nil {
+			return registry.Actor{}, m.unreachable(why)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return registry.Actor{}, m.unreachable(errors.New("it has not answered yet"))
+		}
+	}
+}
+
+// unreachable is the refusal of a claim, in the words that users look for.
+func (m *member) unreachable(why error) error {
+	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name, why)
+}
+
+// errNoStore makes the API answer "unavailable".
+var errNoStore = fmt.Errorf("not now: %w", store.ErrUnreachable)
+
+// explain puts the store's name into an error of a claim that failed on the way.
+func (m *member) explain(err error) error {
+	if errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrUnknown) || errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, errNoStore) {
+			return err
+		}
+		return m.unreachable(err)
+	}
+	return err
+}
+
+func (m *member) identity() journal.Identity {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.id
+}
+
+// self is this host's record as registered last; its ID alone before that.
+func (m *member) self() record.Host {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.host
+	h.ID, h.Incarnation = m.id.Host, m.id.Incarnation
+	return h
+}
+
+func (m *member) say() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := slices.Clone(m.notes)
+	if m.actor == nil && m.why != nil {
+		out = append(out, "cluster store "+m.name+" is not reachable: "+m.why.Error())
+	}
+	return out
+}
+
+func (m *member) set(actor *registry.Actor, why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.actor, m.why = actor, why
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// run joins, keeps the membership, and joins again when the session was lost, until ctx ends. The session is left to a successor.
+func (m *member) run(ctx context.Context) {
+	wait := firstJoinWait
+	for ctx.Err() == nil {
+		session, err := m.join(ctx)
+		if err != nil {
+			if registry.KindOf(err) != 0 {
+				m.set(nil, err)
+				m.fatal(err)
+				return
+			}
+			if ctx.Err() == nil {
+				m.log.Warn("cannot join the cluster yet", "store", m.name, "error", err, "again_in", wait)
+			}
+			m.set(nil, err)
+			select {
+			case <-m.clock.After(wait):
+			case <-ctx.Done():
+			}
+			wait = min(2*wait, lastJoinWait)
+			continue
+		}
+		wait = firstJoinWait
+		m.stay(ctx, session)
+		session.Leave()
+		if ctx.Err() == nil {
+			m.log.Warn("the session with the store has ended; joining again")
+			m.set(nil, nil)
+		}
+	}
+}
+
+// join does all that a host needs to do before it may claim something.
+func (m *member) join(ctx context.Context) (store.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.ttl+15*time.Second)
+	defer cancel()
+	first, stop := context.WithTimeout(ctx, callTimeout)
+	defer stop()
+	if _, err := m.store.Status(first); err != nil {
+		return nil, err
+	}
+	if err := m.joinCluster(first); err != nil {
+		return nil, err
+	}
+	host, err := m.facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := m.identity()
+	host.ID, host.Incarnation, host.Version, host.Started = id.Host, id.Incarnation, about.Version, m.clock.Now().UTC()
+	session, err := m.openSession(ctx, id, host.VTEP)
+	if err != nil {
+		return nil, err
+	}
+	_, warnings, err := m.registry.RegisterHost(ctx, host)
+	if err != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return nil, errors.Join(err, session.Close(closing))
+	}
+	for _, w := range warnings {
+		m.log.Warn(w)
+	}
+	m.mu.Lock()
+	m.host, m.notes = host, warnings
+	m.mu.Unlock()
+	m.set(&registry.Actor{Host: id.Host, Incarnation: id.Incarnation, Session: session}, nil)
+	m.log.Info("joined the cluster", "cluster", m.identity().Cluster, "host", id.Host, "name", host.Name, "vtep", host.VTEP.String())
+	m.rejoined(ctx)
+	return session, nil
+}
+
+// joinCluster makes sure that the store holds this host's cluster, and remembers it the first time.
+func (m *member) joinCluster(ctx context.Context) error {
+	id := m.identity()
+	want := m.settings
+	if id.Cluster != "" { // never make a new cluster in a store that lost ours
+		e, err := m.store.Get(ctx, record.ClusterKey())
+		if errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("the store has no record of cluster %s, to which this host belongs: it was emptied, or its prefix is another one's; nothing is taken down", id.Cluster)
+		}
+		if err != nil {
+			return err
+		}
+		var c record.Cluster
+		if err := record.Decode(e.Value, &c); err != nil {
+			return fmt.Errorf("%s: %w", e.Key, err)
+		}
+		if c.ID != id.Cluster {
+			return fmt.Errorf("the store holds cluster %s, and this host belongs to %s: give --cluster-store the right address, or empty the state directory", c.ID, id.Cluster)
+		}
+		return nil
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	want.ID, want.Created = hex.EncodeToString(b[:]), m.clock.Now().UTC()
+	c, err := m.registry.EnsureCluster(ctx, want)
+	if err != nil {
+		return err
+	}
+	id.Cluster, id.Store = c.ID, m.name
+	return m.setIdentity(ctx, id)
+}
+
+func (m *member) setIdentity(ctx context.Context, id journal.Identity) error {
+	if err := m.journal.SetIdentity(ctx, id); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.id = id
+	m.mu.Unlock()
+	return nil
+}
+
+// openSession takes the session of this agent's predecessor over where that was this very machine: a copy of the state directory (a cloned
+// machine) has another VTEP, and must meet the session as a stranger's.
+func (m *member) openSession(ctx context.Context, id journal.Identity, vtep netip.Addr) (store.Session, error) {
+	life := registry.Life{
+		Liveness: record.Liveness{Host: id.Host, Incarnation: id.Incarnation, Instance: m.instance},
+		VTEP:     vtep, TTL: m.ttl, Every: m.every,
+	}
+	if id.VTEP == vtep.String() {
+		life.Resume = id.Session
+	}
+	s, err := m.registry.OpenLiveness(ctx, life)
+	if err != nil {
+		return nil, err
+	}
+	id.Session, id.VTEP = s.ID(), vtep.String()
+	if err := m.setIdentity(ctx, id); err != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return nil, errors.Join(err, s.Close(closing))
+	}
+	return s, nil
+}
+
+// stay returns when the session may have ended, or ctx has. Meanwhile it keeps the host's record true.
+func (m *member) stay(ctx context.Context, s store.Session) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.Done():
+			return
+		case <-m.clock.After(refreshEvery):
+			m.refresh(ctx)
+		}
+	}
+}
+
+func (m *member) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	now, err := m.facts(ctx)
+	if err != nil {
+		m.log.Warn("cannot read this host's routes", "error", err)
+		return
+	}
+	old := m.self()
+	if now.MTU == old.MTU && slices.Equal(now.Routes, old.Routes) {
+		return
+	}
+	old.MTU, old.Routes = now.MTU, now.Routes
+	_, warnings, err := m.registry.RegisterHost(ctx, old)
+	if err != nil {
+		m.log.Warn("cannot publish this host's routes", "error", err)
+		return
+	}
+	for _, w := range warnings {
+		m.log.Warn(w)
+	}
+	m.mu.Lock()
+	m.host, m.notes = old, append(m.notes, warnings...)
+	m.mu.Unlock()
+}
+
+// kindOf turns the registry's refusals into the API's.
+func kindOf(err error) error {
+	kinds := map[registry.Kind]api.Kind{
+		registry.Invalid: api.Invalid, registry.Unsupported: api.Unsupported, registry.NotFound: api.NotFound, registry.Exists: api.Exists,
+		registry.InUse: api.InUse, registry.Lost: api.InUse,
+	}
+	if k, ok := kinds[registry.KindOf(err)]; ok {
+		return &api.Refusal{Kind: k, Err: err}
+	}
+	return err
+}
+
+// joined tells whether this host may change the store now.
+func (m *member) joined() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.actor != nil
+}

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/store"
+	"weft/store/follow"
+	"weft/store/memory"
+	"weft/store/record"
+)
+
+// joiner is a member of a cluster in memory, with what it stands on.
+type joiner struct {
+	*member
+	client *memory.Client
+	disk   *memory.Client
+	fatal  chan error
+	joins  chan struct{}
+	stop   func()
+}
+
+// join starts a member; it ends with the test.
+func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joiner {
+	t.Helper()
+	j := &joiner{client: w.Client(), disk: disk.Client(), fatal: make(chan error, 1), joins: make(chan struct{}, 64)}
+	log := slog.New(slog.DiscardHandler)
+	jr := journal.New(j.disk, filepath.Join(t.TempDir(), "state"))
+	id, err := jr.Identity(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.Host == "" {
+		id.Host, id.Incarnation = record.HostID("host-"+vtep), 1
+	}
+	f := follow.New(follow.Config{Store: j.client, Cluster: id.Cluster, Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	j.member = newMember(memberConfig{
+		log: log, clock: machineClock{}, store: j.client, journal: jr, name: "etcd://somewhere:2379/weft", ttl: 15 * time.Second,
+		registry: registry.New(registry.Config{Store: j.client, Picture: f.Picture, Now: time.Now}),
+		facts: func(context.Context) (record.Host, error) {
+			return record.Host{Name: "name-" + vtep, VTEP: netip.MustParseAddr(vtep), MTU: 1500}, nil
+		},
+		rejoined: func(context.Context) { j.joins <- struct{}{} },
+		fatal:    func(err error) { j.fatal <- err },
+	}, id)
+	var wg sync.WaitGroup
+	wg.Go(func() { f.Run(ctx) })
+	wg.Go(func() { j.member.run(ctx) })
+	j.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+		if err := errors.Join(j.client.Close(), j.disk.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(j.stop)
+	return j
+}
+
+func TestAMemberClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, disk := memory.New(), memory.New()
+		j := join(t, w, disk, "192.0.2.1")
+		as, err := j.claim(t.Context())
+		if err != nil || as.Host != "host-192.0.2.1" || as.Incarnation != 1 || as.Session == nil {
+			t.Fatalf("claim: %+v, %v", as, err)
+		}
+		if j.identity().Cluster == "" {
+			t.Error("the cluster was not remembered")
+		}
+		j.stop()
+
+		again := join(t, w, disk, "192.0.2.1") // a restart takes its session over
+		second, err := again.claim(t.Context())
+		if err != nil || second.Session.ID() != as.Session.ID() || again.identity().Cluster != j.identity().Cluster {
+			t.Errorf("after a restart: %+v, %v; the session was %s", second, err, as.Session.ID())
+		}
+		again.stop()
+	})
+}
+
+// Without its store a claim is refused within seconds, in words that name the store; it works again by itself.
+func TestAMemberWithoutItsStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := join(t, memory.New(), memory.New(), "192.0.2.1")
+		if _, err := j.claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-j.joins
+		j.client.Cut(true)
+		for !isDone(t, j) {
+			time.Sleep(time.Second)
+		}
+		before := time.Now()
+		_, err := j.claim(t.Context())
+		if took := time.Since(before); err == nil || took > 5*time.Second {
+			t.Fatalf("claim without a store: %v after %s", err, took)
+		}
+		if !errors.Is(err, store.ErrUnreachable) || !strings.Contains(err.Error(), "cluster store etcd://somewhere:2379/weft is not reachable") {
+			t.Errorf("claim without a store: %v", err)
+		}
+		if notes := strings.Join(j.say(), " "); !strings.Contains(notes, "is not reachable") {
+			t.Errorf("the host says nothing of it: %q", notes)
+		}
+		j.client.Cut(false)
+		<-j.joins
+		if _, err := j.claim(t.Context()); err != nil {
+			t.Errorf("claim after the store came back: %v", err)
+		}
+		j.stop()
+	})
+}
+
+// isDone tells whether the member has noticed that its session may have ended.
+func isDone(t *testing.T, j *joiner) bool {
+	t.Helper()
+	j.member.mu.Lock()
+	defer j.member.mu.Unlock()
+	return j.member.actor == nil && j.member.why != nil
+}
+
+func TestAMemberThatMustNotGoOn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		disk func(first *memory.World) *memory.World
+		vtep string
+		want string
+	}{
+		"another host has its VTEP address": {func(*memory.World) *memory.World { return memory.New() }, "192.0.2.1", "VTEP address 192.0.2.1 is the one of host name-192.0.2.1"},
+		"its state directory is a copy":     {func(first *memory.World) *memory.World { return first }, "192.0.2.2", "is in use by an agent that registered as name-192.0.2.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, disk := memory.New(), memory.New()
+				first := join(t, w, disk, "192.0.2.1")
+				if _, err := first.claim(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				second := join(t, w, tc.disk(disk), tc.vtep)
+				if tc.vtep == "192.0.2.1" {
+					second.member.mu.Lock()
+					second.member.id.Host = "another"
+					second.member.mu.Unlock()
+				}
+				err := <-second.fatal
+				if !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("got %v, want %q", err, tc.want)
+				}
+				if _, err := first.claim(t.Context()); err != nil {
+					t.Errorf("the first one: %v", err)
+				}
+				second.stop()
+				first.stop()
+			})
+		})
+	}
+}
+
+// A store that lost this host's cluster, or is another's, is joined by nobody who has been in one, and nothing is written to it.
+func TestAMemberOfAnotherCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := memory.New()
+		first := join(t, memory.New(), disk, "192.0.2.1")
+		if _, err := first.claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first.stop()
+		for name, tc := range map[string]struct {
+			prepare func(*memory.World)
+			want    string
+		}{
+			"emptied":   {func(*memory.World) {}, "it was emptied"},
+			"another's": {func(w *memory.World) { o := join(t, w, memory.New(), "192.0.2.9"); <-o.joins; o.stop() }, "and this host belongs to"},
+		} {
+			w := memory.New()
+			tc.prepare(w)
+			c := w.Client()
+			before, err := c.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := join(t, w, disk, "192.0.2.1")
+			if _, err := j.claim(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s: %v, want %q", name, err, tc.want)
+			}
+			after, err := c.Status(t.Context())
+			if err != nil || after.Rev != before.Rev {
+				t.Errorf("%s: something was written: %v", name, err)
+			}
+			j.stop()
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

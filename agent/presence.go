@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"slices"
+
+	"weft/ipam"
+	"weft/overlay"
+	"weft/store/record"
+)
+
+// endpointOf is the record that an attachment of this host asks for: what the store should hold of it. It has no addresses where the
+// sandbox does not run and did not ask for one.
+func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a record.Attachment) *record.Endpoint {
+	running := s.Up
+	ep := &record.Endpoint{
+		ID: a.Endpoint, Network: a.Network, Host: self, Incarnation: incarnation, Sandbox: s.ID, Name: s.Name, Hostname: s.Hostname,
+		Aliases: a.Aliases, Links: a.Links, Static: a.IP.IsValid(), MAC: a.MAC, Running: running,
+	}
+	if running || ep.Static {
+		ep.Addrs = a.Addrs
+	}
+	if ep.MAC == "" && len(a.Addrs) > 0 {
+		ep.MAC = record.MAC(ipam.MAC(a.Addrs[0]))
+	}
+	return ep
+}
+
+// presence is what this host wants in one network, whatever the store has heard of it.
+type presence struct {
+	ports     []overlay.Port
+	endpoints map[record.EndpointID]*record.Endpoint
+}
+
+// presences gathers, by network, the endpoints of the host's sandboxes that are up. It is pure.
+func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]*record.Sandbox, netns func(record.SandboxID) string) map[record.NetworkID]presence {
+	out := map[record.NetworkID]presence{}
+	for _, s := range all {
+		gateway := defaultNetwork(s)
+		for _, a := range s.Attachments {
+			if !s.Up || a.Endpoint == "" || len(a.Addrs) == 0 {
+				continue
+			}
+			l, ok := out[a.Network]
+			if !ok {
+				l.endpoints = map[record.EndpointID]*record.Endpoint{}
+			}
+			ep := endpointOf(self, incarnation, s, a)
+			l.ports = append(l.ports, overlay.Port{Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: a.Network == gateway})
+			l.endpoints[ep.ID] = ep
+			out[a.Network] = l
+		}
+	}
+	return out
+}
+
+// defaultNetwork is the network that the sandbox's default route leads into: the attachment of the highest priority, and of the lowest
+// interface among equals.
+func defaultNetwork(s *record.Sandbox) record.NetworkID {
+	var best *record.Attachment
+	for i := range s.Attachments {
+		a := &s.Attachments[i]
+		if len(a.Addrs) == 0 || a.NoGateway {
+			continue
+		}
+		if best == nil || a.GwPriority > best.GwPriority {
+			best = a
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	return best.Network
+}
+
+// merged returns the endpoints of a network as this host sees them: the picture's, with its own as it wants them. What the picture still
+// has of this host, and the host no longer wants, is left out: a release works here before the store has heard of it.
+func merged(self record.HostID, net *record.Net, l presence) []*record.Endpoint {
+	var out []*record.Endpoint
+	if net != nil {
+		for ep := range net.Endpoints() {
+			if ep.Host != self {
+				out = append(out, ep)
+			}
+		}
+	}
+	for _, p := range l.ports {
+		out = append(out, p.Endpoint)
+	}
+	return out
+}
+
+// sameRecord tells whether the store's record says what the wanted one says.
+func sameRecord(have, want *record.Endpoint) bool {
+	return have.Host == want.Host && have.Incarnation == want.Incarnation && have.Sandbox == want.Sandbox && have.Name == want.Name &&
+		have.Hostname == want.Hostname && have.Static == want.Static && have.MAC == want.MAC && have.Running == want.Running &&
+		slices.Equal(have.Aliases, want.Aliases) && slices.Equal(have.Links, want.Links) && slices.Equal(have.Addrs, want.Addrs)
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"weft/agent/journal"
+	"weft/agent/registry"
+	"weft/agent/sandbox"
+	"weft/dnssvc"
+	"weft/store/embedded"
+	"weft/store/follow"
+	"weft/store/open"
+	"weft/store/record"
+)
+
+// findUnderlay resolves the addresses that the options name.
+func (a *Agent) findUnderlay() error {
+	where, port, err := advertised(a.cfg.Advertise)
+	if err != nil {
+		return err
+	}
+	addr, err := a.kernel.ResolveAdvertise(where)
+	if err != nil {
+		return fmt.Errorf("--cluster-advertise %s: %w", a.cfg.Advertise, err)
+	}
+	vtep := addr
+	if a.cfg.DataAddr != "" {
+		if vtep, err = a.kernel.ResolveAdvertise(a.cfg.DataAddr); err != nil {
+			return fmt.Errorf("--data-addr %s: %w", a.cfg.DataAddr, err)
+		}
+	}
+	link, _, err := a.kernel.Underlay(vtep)
+	if err != nil {
+		return err
+	}
+	a.underlay = underlay{advertise: netip.AddrPortFrom(addr, port).String(), vtep: vtep, link: link}
+	return nil
+}
+
+// identify returns who this host is; after a reboot with a new incarnation, since all its namespaces are gone.
+func (a *Agent) identify(ctx context.Context) (journal.Identity, error) {
+	id, err := a.journal.Identity(ctx)
+	if err != nil {
+		return id, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id, fmt.Errorf("read the boot ID: %w", err)
+	}
+	marker := filepath.Join(a.cfg.RunDir, "incarnation") // the run directory does not outlive a reboot
+	_, markerErr := os.Stat(marker)
+	if id.Host == "" {
+		var b [16]byte
+		_, _ = rand.Read(b[:]) // never fails
+		id.Host = record.HostID(hex.EncodeToString(b[:]))
+	}
+	now := strings.TrimSpace(string(boot))
+	if id.Incarnation == 0 || id.BootID != now || markerErr != nil {
+		id.Incarnation, id.BootID = id.Incarnation+1, now
+		if err := a.journal.SetIdentity(ctx, id); err != nil {
+			return id, err
+		}
+	}
+	if err := os.MkdirAll(a.cfg.RunDir, 0o755); err != nil {
+		return id, fmt.Errorf("make the run directory: %w", err)
+	}
+	if err := os.WriteFile(marker, fmt.Appendln(nil, id.Incarnation), 0o600); err != nil {
+		return id, fmt.Errorf("mark the run directory: %w", err)
+	}
+	return id, nil
+}
+
+// recoverSandboxes compares what the journal knows with what runs: a sandbox whose process ended while no agent was there is ended now, and
+// a namespace that nobody knows goes. What the last life had begun to attach stays an intent (publisher.settle).
+func (a *Agent) recoverSandboxes(ctx context.Context) error {
+	a.boxes = newBoxes(a.journal)
+	all, corrupt, err := a.journal.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range corrupt {
+		a.log.Error("a sandbox's record cannot be read; it is left out", "error", err)
+	}
+	known := make([]string, 0, len(all))
+	for _, s := range all {
+		known = append(known, string(s.ID))
+	}
+	a.runner, err = sandbox.New(sandbox.Config{RunDir: a.cfg.sandboxDir(), StateDir: filepath.Join(a.cfg.StateDir, "sandboxes"), Log: a.log})
+	if err != nil {
+		return err
+	}
+	live, err := a.runner.Recover(ctx, known)
+	if err != nil {
+		return err
+	}
+	for i, s := range all {
+		if all[i], err = a.takeUp(ctx, s, live[string(s.ID)]); err != nil {
+			return err
+		}
+	}
+	a.boxes.load(all)
+	return nil
+}
+
+// takeUp returns a sandbox as it is after the last agent's end.
+func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*record.Sandbox, error) {
+	next := edited(s)
+	for i := range next.Attachments {
+		next.Attachments[i].Intent = next.Attachments[i].Intent && live // the store will tell whether it was announced
+	}
+	switch {
+	case live:
+		next.Status = record.SandboxRunning
+	case s.Status == record.SandboxRunning:
+		e, ok := a.runner.LastExit(string(s.ID))
+		if !ok {
+			e = sandbox.Exit{Code: 255, Error: "it ended with its host or its supervisor"}
+		}
+		next.Status, next.Up, next.ExitCode, next.Error, next.Finished = record.SandboxExited, false, e.Code, e.Error, a.clock.Now().UTC()
+	default:
+		next.Up = false
+	}
+	return next, a.journal.PutSandbox(ctx, next)
+}
+
+// openStore opens the cluster's store, which need not be up yet; the embedded one is started.
+func (a *Agent) openStore(ctx context.Context) (closeAll func(), err error) {
+	url, opts := a.cfg.ClusterStore, a.cfg.StoreOpts
+	stop := func() {}
+	if url == embeddedScheme {
+		listen := "127.0.0.1:0"
+		if a.cfg.EmbeddedListen != "" {
+			listen = a.cfg.EmbeddedListen
+			a.log.Warn("the embedded store serves other hosts without authentication: use it on a trusted network only", "listen", listen)
+		}
+		srv, err := embedded.Start(ctx, embedded.Config{Dir: a.cfg.etcdDir(), Listen: listen, Log: a.log})
+		if err != nil {
+			return nil, err
+		}
+		url = "etcd://" + srv.Endpoint() + "/weft"
+		stop = srv.Close
+	}
+	a.store, err = open.Open(url, opts, a.log)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return func() {
+		_ = a.store.Close()
+		stop()
+	}, nil
+}
+
+// wire makes the parts and tells each what it needs of the others.
+func (a *Agent) wire(id journal.Identity) error {
+	seed, errs := a.journal.Picture(id.Cluster)
+	for _, err := range errs {
+		a.log.Warn("left out of the picture of the last life", "error", err)
+	}
+	opts, err := open.Parse("etcd://127.0.0.1:2379", ttlOpts(a.cfg.StoreOpts))
+	if err != nil {
+		return err
+	}
+	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
+	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now})
+	a.member = newMember(memberConfig{
+		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.cfg.storeName(), ttl: opts.TTL, every: opts.Heartbeat,
+		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts,
+		rejoined: func(context.Context) { a.publisher.kick() },
+	}, id)
+	a.publisher = newPublisher(publisherConfig{
+		log: a.log, clock: a.clock, journal: a.journal, registry: a.registry, follower: a.follower, boxes: a.boxes, member: a.member, undo: a.undoIntent,
+	})
+	a.loop = newLoop(loopConfig{
+		log: a.log, clock: a.clock, exec: a.kernel, follower: a.follower, settings: a.settings, locals: a.locals, ready: a.mayWrite, applied: a.applied,
+	})
+	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
+	a.uses = newUses(a.follower, a.boxes)
+	return nil
+}
+
+// ttlOpts keeps the options that are about sessions.
+func ttlOpts(in map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range in {
+		if strings.HasPrefix(k, "discovery.") {
+			out[k] = v
+		}
+	}
+	return out
+}

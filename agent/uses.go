@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"sync"
+
+	"weft/store/follow"
+	"weft/store/record"
+)
+
+// uses keeps the agent watching the endpoints of just those networks that it has endpoints in, or is about to have.
+type uses struct {
+	follower *follow.Follower
+	boxes    *boxes
+
+	mu   sync.Mutex // guards held; also makes a look at the boxes and what follows from it one step
+	held map[record.NetworkID]int
+}
+
+func newUses(f *follow.Follower, b *boxes) *uses {
+	u := &uses{follower: f, boxes: b, held: map[record.NetworkID]int{}}
+	for _, s := range b.snapshot() {
+		for _, at := range s.Attachments {
+			f.Follow(at.Network)
+		}
+	}
+	return u
+}
+
+// hold follows a network until the returned function is called, and after that for as long as a sandbox is attached to it.
+func (u *uses) hold(id record.NetworkID) (release func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held[id]++
+	u.follower.Follow(id)
+	return func() { u.release(id) }
+}
+
+func (u *uses) release(id record.NetworkID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.held[id]--; u.held[id] > 0 {
+		return
+	}
+	delete(u.held, id)
+	for _, s := range u.boxes.snapshot() {
+		if _, attached := s.Attachment(id); attached {
+			return
+		}
+	}
+	u.follower.Unfollow(id)
+}

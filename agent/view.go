@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"maps"
+	"net/netip"
+
+	"weft/kernel"
+	"weft/overlay"
+	"weft/store/record"
+)
+
+// view is what one pass of the loop renders from.
+type view struct {
+	settings overlay.Settings
+	picture  *record.Snapshot
+	locals   map[record.NetworkID]presence
+}
+
+func (v view) network(id record.NetworkID) (overlay.Network, bool) {
+	n, ok := v.picture.Network(id)
+	lo, here := v.locals[id]
+	if !ok || !here {
+		return overlay.Network{}, false
+	}
+	net, _ := v.picture.Net(id)
+	return overlay.Network{Record: n, Endpoints: merged(v.settings.Self, net, lo), Ports: lo.ports, Hosts: v.vtep}, true
+}
+
+func (v view) vtep(id record.HostID) (netip.Addr, bool) {
+	h, ok := v.picture.Host(id)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	return h.VTEP, true
+}
+
+// want is what the kernel should hold for a network, or for all of them.
+func (v view) want(id record.NetworkID) kernel.State {
+	if id != hostPart {
+		n, ok := v.network(id)
+		if !ok {
+			return kernel.State{}
+		}
+		return overlay.Render(v.settings, n)
+	}
+	var here []*record.Network
+	var pools []netip.Prefix
+	for n := range v.picture.Networks() {
+		if _, ok := v.locals[n.ID]; ok {
+			here = append(here, n)
+		}
+		for _, p := range n.Pools {
+			pools = append(pools, p.Subnet)
+		}
+	}
+	var vteps []netip.Addr
+	for h := range v.picture.Hosts() {
+		vteps = append(vteps, h.VTEP)
+	}
+	return overlay.Host(v.settings, here, pools, vteps)
+}
+
+// changed is the part of want and have that the changes of a few remote endpoints can touch; shown is the picture that have was rendered
+// from.
+func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown *record.Net, have kernel.State) (want, part kernel.State) {
+	n, ok := v.network(id)
+	net, known := v.picture.Net(id)
+	if !ok {
+		return kernel.State{}, have
+	}
+	if !known { // unknown is not empty
+		return kernel.State{}, kernel.State{}
+	}
+	want, part = kernel.State{}, kernel.State{}
+	for ep := range eps {
+		if r, ok := net.Endpoint(ep); ok && r.Host != v.settings.Self {
+			maps.Copy(want, overlay.RemotePort(v.settings, n, r))
+		}
+	}
+	for ep := range eps {
+		if shown == nil {
+			break
+		}
+		if r, ok := shown.Endpoint(ep); ok && r.Host != v.settings.Self {
+			take(part, overlay.RemotePort(v.settings, n, r), have)
+		}
+	}
+	for _, p := range n.Ports { // an address that came here meanwhile is the port's own now
+		for k := range overlay.RenderPort(v.settings, n, p) {
+			delete(part, k)
+		}
+	}
+	take(part, want, have)
+	return want, part
+}
+
+// take adds to part what have holds of the keys of some state.
+func take(part, keys, have kernel.State) {
+	for k := range keys {
+		if o, ok := have[k]; ok {
+			part[k] = o
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"weft/agent/about"
+	"weft/agent/api"
+	"weft/store"
+	"weft/store/record"
+)
+
+// Networks returns all networks, by name, the built-in ones among them.
+func (a *Agent) Networks(ctx context.Context) ([]api.NetworkView, error) {
+	a.awaitPicture(ctx)
+	p := a.follower.Picture()
+	var out []api.NetworkView
+	for _, name := range []string{"host", "none"} {
+		out = append(out, api.NetworkView{Network: builtin(name), Builtin: true, Known: true})
+	}
+	for n := range p.Networks() {
+		out = append(out, a.networkView(ctx, p, n, false))
+	}
+	slices.SortFunc(out, func(x, y api.NetworkView) int { return cmp.Compare(x.Name, y.Name) })
+	return out, nil
+}
+
+// Network returns one network with its endpoints.
+func (a *Agent) Network(ctx context.Context, ref string) (api.NetworkView, error) {
+	if n := builtin(ref); n != nil {
+		return api.NetworkView{Network: n, Builtin: true, Known: true}, nil
+	}
+	a.awaitPicture(ctx)
+	n, err := a.network(ctx, ref)
+	if err != nil {
+		return api.NetworkView{}, err
+	}
+	return a.networkView(ctx, a.follower.Picture(), n, true), nil
+}
+
+// networkView shows a network as this host follows it, or, where it does not, as the store lists it now if read is set.
+func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.Network, read bool) api.NetworkView {
+	v := api.NetworkView{Network: n}
+	net, known := p.Net(n.ID)
+	if !known && read {
+		net, known = a.readNet(ctx, n.ID)
+	}
+	if v.Known = known; !known {
+		return v
+	}
+	peers := map[record.HostID]bool{}
+	for ep := range net.Endpoints() {
+		v.Endpoints = append(v.Endpoints, a.endpointView(p, ep))
+		peers[ep.Host] = true
+	}
+	slices.SortFunc(v.Endpoints, func(x, y api.EndpointView) int { return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.ID, y.ID)) })
+	for h := range p.Hosts() {
+		if peers[h.ID] {
+			v.Peers = append(v.Peers, a.hostView(p, h))
+		}
+	}
+	return v
+}
+
+// readNet lists a network that this host does not follow.
+func (a *Agent) readNet(ctx context.Context, id record.NetworkID) (*record.Net, bool) {
+	if !a.member.joined() {
+		return nil, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	partition := record.NetPartition(id)
+	l, err := a.store.List(ctx, partition)
+	if err != nil {
+		return nil, false
+	}
+	return record.Empty().Apply(partition, store.Batch{Rev: l.Rev, Resync: true, Puts: l.Entries}).Net(id)
+}
+
+func (a *Agent) endpointView(p *record.Snapshot, ep *record.Endpoint) api.EndpointView {
+	v := api.EndpointView{Endpoint: ep, HostName: a.hostName(ep.Host), State: "stopped"}
+	v.Network, _ = p.Network(ep.Network)
+	if ep.Running {
+		v.State = "running"
+		if ep.Host != a.member.identity().Host && !a.peers.Answers(p, ep.Host) {
+			v.State = "lost"
+			if !a.member.joined() {
+				v.State = "unknown"
+			}
+		}
+	}
+	return v
+}
+
+func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
+	v := api.HostView{Host: h, State: "lost", Self: h.ID == a.member.identity().Host}
+	if v.Self || a.peers.Answers(p, h.ID) {
+		v.State = "alive"
+	}
+	if !a.member.joined() && !v.Self {
+		v.State = "unknown"
+	}
+	if v.Self {
+		v.Notes = a.notes()
+	}
+	return v
+}
+
+// notes is what this host has to say of itself.
+func (a *Agent) notes() []string {
+	out := a.member.say()
+	if err := a.follower.Doubt(); err != nil {
+		out = append(out, err.Error())
+	}
+	for k, err := range a.follower.Picture().Corrupt() {
+		out = append(out, "corrupt record "+k.String()+": "+err.Error())
+	}
+	return append(out, a.trouble()...)
+}
+
+// Hosts returns all hosts of the cluster; this one also before it has joined.
+func (a *Agent) Hosts(ctx context.Context) ([]api.HostView, error) {
+	a.awaitPicture(ctx)
+	p := a.follower.Picture()
+	var out []api.HostView
+	self := a.member.self()
+	found := false
+	for h := range p.Hosts() {
+		out = append(out, a.hostView(p, h))
+		found = found || h.ID == self.ID
+	}
+	if !found {
+		self.Name = cmp.Or(self.Name, a.cfg.HostName)
+		self.Version = about.Version
+		out = append(out, a.hostView(p, &self))
+	}
+	return out, nil
+}
+
+// Endpoints returns the endpoints of all networks; those of networks that cannot be read now are named in unknown.
+func (a *Agent) Endpoints(ctx context.Context) (views []api.EndpointView, unknown []string, err error) {
+	a.awaitPicture(ctx)
+	p := a.follower.Picture()
+	for n := range p.Networks() {
+		v := a.networkView(ctx, p, n, true)
+		if !v.Known {
+			unknown = append(unknown, n.Name)
+		}
+		views = append(views, v.Endpoints...)
+	}
+	return views, unknown, nil
+}
+
+// About returns what the agent has to tell of itself.
+func (a *Agent) About(ctx context.Context) api.About {
+	id := a.member.identity()
+	out := api.About{Version: about.Version, HostID: id.Host, ClusterID: id.Cluster, Store: a.cfg.storeName()}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	st, err := a.store.Status(ctx)
+	out.StoreErr, out.StoreBackend = err, st.Backend
+	return out
+}
+
+// WaitApplied waits until the picture of a partition is at rev and the kernel has followed it.
+func (a *Agent) WaitApplied(ctx context.Context, partition string, rev store.Rev) error {
+	for {
+		changed := a.appliedSignal.wait()
+		if p := a.appliedPicture.Load(); p != nil && p.Rev(partition) >= rev {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Sandboxes returns this host's sandboxes, newest first.
+func (a *Agent) Sandboxes(context.Context) ([]api.SandboxView, error) {
+	var out []api.SandboxView
+	for _, s := range a.boxes.snapshot() {
+		out = append(out, a.sandboxView(s))
+	}
+	slices.SortFunc(out, func(x, y api.SandboxView) int {
+		return cmp.Or(y.Created.Compare(x.Created), cmp.Compare(x.ID, y.ID))
+	})
+	return out, nil
+}
+
+// Sandbox returns one of this host's sandboxes.
+func (a *Agent) Sandbox(_ context.Context, ref string) (api.SandboxView, error) {
+	s, err := a.boxes.find(ref)
+	if err != nil {
+		return api.SandboxView{}, err
+	}
+	return a.sandboxView(s), nil
+}
+
+func (a *Agent) sandboxView(s *record.Sandbox) api.SandboxView {
+	p := a.follower.Picture()
+	self := a.member.self()
+	self.Name = cmp.Or(self.Name, a.cfg.HostName)
+	shown := *s
+	v := api.SandboxView{Sandbox: &shown, Host: &self, NetnsPath: a.runner.NetnsPath(string(s.ID)), LogPath: a.runner.LogPath(string(s.ID))}
+	if s.Status == record.SandboxRunning {
+		shown.PID = a.runner.PID(string(s.ID))
+	}
+	for _, at := range s.Attachments {
+		n, _ := p.Network(at.Network)
+		v.Networks = append(v.Networks, n)
+		var ev *api.EndpointView
+		if at.Endpoint != "" && n != nil {
+			e := a.endpointView(p, endpointOf(self.ID, self.Incarnation, s, at))
+			ev = &e
+		}
+		v.Endpoints = append(v.Endpoints, ev)
+	}
+	return v
+}
