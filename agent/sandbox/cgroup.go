@@ -50,7 +50,7 @@ func (c cgroups) make(name string) string {
 		return ""
 	}
 	dir := filepath.Join(c.dir, name)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return ""
 	}
 	return dir
@@ -62,6 +62,14 @@ func (c cgroups) path(id string) string {
 		return ""
 	}
 	return filepath.Join(c.dir, id)
+}
+
+// leave removes the Host's directory, unless something runs.
+func (c cgroups) leave() {
+	if c.dir != "" {
+		_ = unix.Rmdir(c.path(supervisorsGroup))
+		_ = unix.Rmdir(c.dir)
+	}
 }
 
 // remove removes a sandbox's empty group. The kernel may need a moment after the last process was reaped.

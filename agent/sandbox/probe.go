@@ -32,7 +32,8 @@ func takeLock(dir string) (*os.File, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("the sandbox has a supervisor already: %w", err)
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 	}
 	if err != nil {

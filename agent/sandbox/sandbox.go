@@ -132,6 +132,7 @@ func (h *Host) Close() {
 	}
 	h.mu.Unlock()
 	h.wg.Wait()
+	h.cgroups.leave()
 }
 
 // Exited tells of each process that ended, by its sandbox's ID, once: of those that Start started and of those that Recover found alive.

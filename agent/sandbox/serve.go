@@ -15,17 +15,16 @@ const tellTime = 5 * time.Second
 
 // first serves the connection that start came by. Of a detached process it tells the exit. Otherwise it becomes a stream of everything
 // from the beginning, if its reader says in time that it is there.
-func (s *supervisor) first(l *link, detached bool) {
+func (s *supervisor) first(l *link) {
 	defer s.telling.Done()
 	defer func() { _ = l.Close() }()
 	defer s.release()
-	if detached {
+	if s.held == nil {
 		s.release()
 		s.tellExit(l)
 		return
 	}
-	r := s.main.bus.add()
-	defer s.main.bus.remove(r)
+	defer s.main.bus.remove(s.held)
 	if err := s.agree(l); err != nil {
 		return
 	}
@@ -44,7 +43,7 @@ func (s *supervisor) first(l *link, detached bool) {
 		return
 	}
 	s.release()
-	s.stream(l, s.main, r)
+	s.stream(l, s.main, s.held)
 }
 
 func (s *supervisor) serve() {

@@ -64,9 +64,13 @@ func enter(p place, hostname string) error {
 func (s *spawner) loop() {
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
+	defer signal.Stop(died)
 	for {
 		select {
-		case f := <-s.tasks:
+		case f, ok := <-s.tasks:
+			if !ok {
+				return
+			}
 			f()
 		case <-died:
 			s.reap()

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -42,6 +44,7 @@ type supervisor struct {
 	log     *logFile
 	spawner *spawner
 	main    *process
+	held    *reader // of everything from the beginning; nil: the child is detached
 	socket  net.Listener
 
 	claimed  chan struct{} // closed when the first output need not wait for a reader any more
@@ -60,8 +63,10 @@ type supervisor struct {
 }
 
 func supervise() int {
+	runtime.LockOSThread() // what others see of a process is its first thread: it must stay in the host's namespaces
 	_ = os.Chdir("/")
 	unix.Umask(0o077)
+	_ = unix.CloseRange(startFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // whatever the agent had inherited
 	// A signal with a handler is the default again in whatever is started; one that was ignored would stay so. Here all are dropped.
 	signal.Notify(make(chan os.Signal, 1))
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -85,7 +90,7 @@ func supervise() int {
 		return 1
 	}
 	s.telling.Add(1)
-	go s.first(l, q.Spec.Detached)
+	go s.first(l)
 	go s.serve()
 	s.await()
 	return 0
@@ -122,7 +127,11 @@ func (s *supervisor) start(q request) (err error) {
 	if err := forgetExit(s.place.State); err != nil {
 		return err
 	}
-	s.main, err = launch(s.spawner, *q.Spec, newBus(s.log), s.cgroup)
+	b := newBus(s.log)
+	if !q.Spec.Detached {
+		s.held = b.add()
+	}
+	s.main, err = launch(s.spawner, *q.Spec, b, s.cgroup)
 	return err
 }
 
@@ -156,6 +165,10 @@ func listen(dir string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen for the agent: %w", err)
 	}
 	l.SetUnlinkOnClose(false) // its name is true in this function only
+	if err := os.Chmod(filepath.Join(dir, socketName), 0o600); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("listen for the agent: %w", err)
+	}
 	return l, nil
 }
 
