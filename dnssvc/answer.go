@@ -115,7 +115,7 @@ func (l *locals) answer(b []byte, tcp bool) ([]byte, verdict) {
 		return w.finish(out, rcodeOK), reply
 	}
 	if !l.exists(e) {
-		return l.unknown(&w, b, e.blind && q.single())
+		return l.unknown(&w, b, e.blind && (q.single() || e.ours || l.known.Internal))
 	}
 	w.authority = true
 	out := w.begin(b)

@@ -280,7 +280,8 @@ func TestOnlyUsableEndpointsAnswer(t *testing.T) {
 func TestUnknownNames(t *testing.T) {
 	w := newWorld(t)
 	blue := w.network("blue")
-	unread := record.NetworkID(digits(999))
+	unread := w.network("unread")
+	w.pic = w.pic.Drop(record.NetPartition(unread))
 	for _, c := range []struct {
 		what     string
 		networks []Network
@@ -293,7 +294,8 @@ func TestUnknownNames(t *testing.T) {
 		{"with dots does not leave an internal network", []Network{{ID: blue}}, true, "example.com", "NXDOMAIN"},
 		{"that no name of weft can be does not leave an internal network", []Network{{ID: blue}}, true, `a\.b`, "NXDOMAIN"},
 		{"is not denied while a network's endpoints are not known", []Network{{ID: blue}, {ID: unread}}, false, "nobody", "SERVFAIL"},
-		{"nor in internal networks", []Network{{ID: unread}}, true, "nobody", "SERVFAIL"},
+		{"nor in internal networks", []Network{{ID: unread}}, true, "nobody.blue", "SERVFAIL"},
+		{"nor one with that network's name", []Network{{ID: unread}}, false, "nobody.Unread", "SERVFAIL"},
 		{"with dots is forwarded meanwhile", []Network{{ID: unread}}, false, "example.com", "forward"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

@@ -158,7 +158,6 @@ func (a *ask) pack(m *dns.Msg) []byte {
 	m.RecursionDesired, m.RecursionAvailable, m.CheckingDisabled = a.flags&flagRecurse != 0, true, a.flags&flagUnchecked != 0
 	m.Authoritative, m.Zero = false, false
 	m.AuthenticatedData = m.AuthenticatedData && (a.do || a.flags&flagAuthentic != 0)
-	m.Rcode &= 0xf // the rest of it went with the server's OPT
 	if a.edns {
 		m.SetEdns0(ownUDPSize, a.do)
 	}

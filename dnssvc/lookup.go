@@ -27,6 +27,7 @@ type found struct {
 	ranks    [ranks][]*record.Endpoint
 	pointers []pointer
 	blind    bool // the endpoints of one of the sandbox's networks are not known: nobody can say that a name does not exist
+	ours     bool // and the name ends in that network's: nobody else can have it
 }
 
 // pointer is the name of an address.
@@ -40,24 +41,25 @@ func lookup(p *record.Snapshot, in []Network, name string) *found {
 	f := &found{}
 	addr, reverse := parseReverse(name)
 	for _, n := range in {
+		var title string // unknown: no name ends in it
+		if network, ok := p.Network(n.ID); ok {
+			title = network.Name
+		}
+		short, qualified := strings.CutSuffix(name, "."+record.Fold(title))
 		net, ok := p.Net(n.ID)
 		if !ok {
-			f.blind = true
+			f.blind, f.ours = true, f.ours || qualified
 			continue
 		}
-		network, ok := p.Network(n.ID)
-		if reverse && ok {
-			f.point(net, network.Name, addr)
+		if reverse {
+			f.point(net, title, addr)
 			continue
 		}
 		f.links(net, n.Links, name, byLink)
 		for _, ep := range net.ByLabel(name) {
 			f.add(rankOf(ep, name), ep)
 		}
-		if !ok {
-			continue
-		}
-		if short, ok := strings.CutSuffix(name, "."+record.Fold(network.Name)); ok {
+		if qualified {
 			f.qualified(net, n.Links, short)
 		}
 	}
@@ -125,7 +127,7 @@ func (f *found) add(r rank, ep *record.Endpoint) {
 }
 
 func (f *found) point(net *record.Net, network string, addr netip.Addr) {
-	if ep, ok := net.ByAddr(addr); ok && answers(ep) {
+	if ep, ok := net.ByAddr(addr); ok && answers(ep) && network != "" {
 		f.pointers = append(f.pointers, pointer{ep, ep.Name + "." + network})
 	}
 }

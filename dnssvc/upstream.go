@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -102,10 +101,10 @@ func (p *pool) hear(u *upstream) {
 	}
 }
 
-// doubt begins to probe a server, unless that is being done. What refuses packets is dead already.
+// doubt begins to probe a server, unless that is being done or it has just answered somebody else. What refuses packets is dead already.
 func (p *pool) doubt(u *upstream, refused bool) {
 	p.mu.Lock()
-	begin := !u.probing && p.ctx.Err() == nil
+	begin := !u.probing && p.ctx.Err() == nil && (refused || time.Since(u.heard) >= nextAfter)
 	u.probing = u.probing || begin
 	p.mu.Unlock()
 	if refused {
@@ -319,6 +318,5 @@ func refused(err error) bool {
 			return true
 		}
 	}
-	var addr *net.AddrError
-	return errors.As(err, &addr)
+	return false
 }
