@@ -183,9 +183,9 @@ func (a *Agent) elsewhere(n *record.Network, target string, force bool, err erro
 func builtin(name string) *record.Network {
 	switch name {
 	case "host":
-		return &record.Network{ID: "b7a5c9d2000000000000000000000000000000000000000000000000686f7374", Name: "host", Driver: "host", Scope: "local", State: record.Active}
+		return &record.Network{ID: "5ccb84048df26b652a5cb10ea96616fe3a6ff43ae6dbb192942035b8e42912dd", Name: "host", Driver: "host", Scope: "local", State: record.Active}
 	case "none":
-		return &record.Network{ID: "b7a5c9d20000000000000000000000000000000000000000000000006e6f6e65", Name: "none", Driver: "null", Scope: "local", State: record.Active}
+		return &record.Network{ID: "97491fe5baee80b1b82bd266ca596d7750a402baaf113e79fb5031f42c975253", Name: "none", Driver: "null", Scope: "local", State: record.Active}
 	}
 	return nil
 }
