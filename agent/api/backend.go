@@ -103,6 +103,14 @@ func (v EndpointView) Pool(a netip.Addr) record.Pool {
 	return record.Pool{}
 }
 
+// Bits is the prefix length that goes with a: its pool's, or where that is not known its own.
+func (v EndpointView) Bits(a netip.Addr) int {
+	if p := v.Pool(a); p.Subnet.IsValid() {
+		return p.Subnet.Bits()
+	}
+	return a.BitLen()
+}
+
 // HostView is a host with its state as this host sees it.
 type HostView struct {
 	*record.Host
@@ -167,7 +175,8 @@ type Output struct {
 	Exit   *Exit
 }
 
-// Stream is a process's standard streams. Recv ends with io.EOF after the exit. Close leaves the process alone.
+// Stream is a process's standard streams. Recv ends with io.EOF after the exit. Close leaves the process alone, and ends the Recv and the
+// Write that are under way.
 type Stream interface {
 	Recv() (Output, error)
 	Write(p []byte) (int, error)

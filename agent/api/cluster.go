@@ -69,10 +69,14 @@ func (c *cluster) WaitApplied(ctx context.Context, r *weftv1.WaitAppliedRequest)
 }
 
 func hostProto(v HostView) *weftv1.Host {
-	return &weftv1.Host{
-		Id: string(v.ID), Name: v.Name, Advertise: v.Advertise, Vtep: v.VTEP.String(), Incarnation: v.Incarnation,
+	out := &weftv1.Host{
+		Id: string(v.ID), Name: v.Name, Advertise: v.Advertise, Incarnation: v.Incarnation,
 		Version: v.Version, State: v.State, Self: v.Self, Started: timestamppb.New(v.Started), Mtu: int32(v.MTU), Notes: v.Notes,
 	}
+	if v.VTEP.IsValid() {
+		out.Vtep = v.VTEP.String()
+	}
+	return out
 }
 
 func endpointProto(v EndpointView) *weftv1.Endpoint {
@@ -86,11 +90,7 @@ func endpointProto(v EndpointView) *weftv1.Endpoint {
 	}
 	for _, a := range v.Addrs {
 		p := v.Pool(a)
-		bits := a.BitLen()
-		if p.Subnet.IsValid() {
-			bits = p.Subnet.Bits()
-		}
-		out.Addresses = append(out.Addresses, netip.PrefixFrom(a, bits).String())
+		out.Addresses = append(out.Addresses, netip.PrefixFrom(a, v.Bits(a)).String())
 		if out.Gateway == "" && p.Gateway.IsValid() {
 			out.Gateway = p.Gateway.String()
 		}

@@ -45,10 +45,11 @@ func Refuse(k Kind, format string, args ...any) error {
 // toStatus gives err the code that its kind has in the contract; its text stays as it is.
 func toStatus(err error) error {
 	var r *Refusal
+	var s interface{ GRPCStatus() *status.Status }
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &r):
+	case errors.As(err, &r) && kindCodes[r.Kind] != codes.OK:
 		return status.Error(kindCodes[r.Kind], err.Error())
 	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrUnknown):
 		return status.Error(codes.Unavailable, err.Error())
@@ -56,6 +57,8 @@ func toStatus(err error) error {
 		return status.Error(codes.Canceled, err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, err.Error())
+	case errors.As(err, &s): // gRPC's own: the caller is gone, or its message was too large
+		return s.GRPCStatus().Err()
 	default:
 		return status.Error(codes.Unknown, err.Error())
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"strconv"
 	"strings"
 
 	weftv1 "weft/proto/weft/v1"
@@ -17,7 +18,8 @@ func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
 		"type":   func(v NetworkView, s string) bool { return v.Builtin == (s == "builtin") },
 		"label":  func(v NetworkView, s string) bool { return hasLabel(v.Labels, s) },
 		"dangling": func(v NetworkView, s string) bool {
-			return (v.Known && !v.Builtin && len(v.Endpoints) == 0) == (s == "true" || s == "1")
+			dangling, _ := strconv.ParseBool(s)
+			return (v.Known && !v.Builtin && len(v.Endpoints) == 0) == dangling
 		},
 	}
 	for _, f := range fs {
@@ -28,6 +30,10 @@ func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
 			return nil, Refuse(Invalid, "invalid filter: 'type'='%s': it is builtin or custom", f.Value)
 		case f.Key == "scope" && f.Value != "local" && f.Value != "global" && f.Value != "swarm":
 			return nil, Refuse(Invalid, "invalid filter: 'scope'='%s': it is local or global", f.Value)
+		case f.Key == "dangling":
+			if _, err := strconv.ParseBool(f.Value); err != nil {
+				return nil, Refuse(Invalid, "invalid filter: 'dangling'='%s': it is true or false", f.Value)
+			}
 		}
 	}
 	return matcher(fs, check), nil

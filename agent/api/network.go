@@ -32,11 +32,11 @@ func (n *networks) CreateNetwork(ctx context.Context, r *weftv1.CreateNetworkReq
 }
 
 func (n *networks) ListNetworks(ctx context.Context, r *weftv1.ListNetworksRequest) (*weftv1.ListNetworksResponse, error) {
-	views, err := n.b.Networks(ctx)
+	match, err := networkFilter(r.Filters)
 	if err != nil {
 		return nil, err
 	}
-	match, err := networkFilter(r.Filters)
+	views, err := n.b.Networks(ctx)
 	if err != nil {
 		return nil, err
 	}

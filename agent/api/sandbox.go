@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,7 +18,8 @@ const stopTimeout = 10 * time.Second
 
 type sandboxes struct {
 	weftv1.UnimplementedSandboxesServer
-	b SandboxBackend
+	b      SandboxBackend
+	inputs sync.WaitGroup // readers of callers' input, for Serve to wait for
 }
 
 func (s *sandboxes) CreateSandbox(ctx context.Context, r *weftv1.CreateSandboxRequest) (*weftv1.CreateSandboxResponse, error) {
@@ -152,8 +154,7 @@ func settingsProto(a record.Attachment, n *record.Network, e *EndpointView) *wef
 	if e != nil {
 		out.Endpoint = endpointProto(*e)
 		if len(e.Addrs) > 0 {
-			p := e.Pool(e.Addrs[0])
-			out.PrefixLen, out.Gateway = int32(p.Subnet.Bits()), out.Endpoint.Gateway
+			out.PrefixLen, out.Gateway = int32(e.Bits(e.Addrs[0])), out.Endpoint.Gateway
 		}
 	} else if n != nil {
 		out.Endpoint = &weftv1.Endpoint{NetworkId: string(n.ID), NetworkName: n.Name}

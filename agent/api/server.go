@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,16 +25,22 @@ import (
 // maxMessage bounds one request, in bytes: the largest is a sandbox with its environment.
 const maxMessage = 4 << 20
 
+// lastCalls is how long calls under way have to finish when the agent ends.
+const lastCalls = time.Second
+
+// maxPath is what fits a socket's address (unix(7)), with the byte that ends it.
+const maxPath = 107
+
 // Listen makes the admin socket at path, for the owner and the group alone (0660). A socket that nobody listens on is replaced.
 func Listen(path string) (net.Listener, error) {
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("listen on %s: the path of a socket has at most %d bytes, and this one has %d; give a shorter --run-dir or -H", path, maxPath, len(path))
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of the admin socket: %w", err)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: another agent is listening there; give this one another -H", path), c.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the dead admin socket: %w", err)
+	if err := makeRoom(path); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -44,35 +52,66 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve answers on l until ctx ends; calls under way then get a second to finish.
+// makeRoom removes a socket that nobody listens on, and nothing else: not a file, nor a socket whose agent is only busy.
+func makeRoom(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at the admin socket: %w", err)
+	}
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("listen on %s: there is something that is no socket; give another -H, or remove it", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		err = c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(fmt.Errorf("listen on %s: another agent is listening there; give this one another -H", path), err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the dead admin socket: %w", err)
+	}
+	return nil
+}
+
+// Serve answers on l until ctx ends; calls under way then get a second to finish. It returns when all of them have.
 func Serve(ctx context.Context, l net.Listener, b Backend, log *slog.Logger) error {
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(4096),
+		grpc.WaitForHandlers(true),
 		grpc.ChainUnaryInterceptor(unaryErrors(log)),
 		grpc.ChainStreamInterceptor(streamErrors(log)),
 	)
 	weftv1.RegisterNetworksServer(s, &networks{b: b})
-	weftv1.RegisterSandboxesServer(s, &sandboxes{b: b})
+	boxes := &sandboxes{b: b}
+	weftv1.RegisterSandboxesServer(s, boxes)
 	weftv1.RegisterClusterServer(s, &cluster{b: b})
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(s, h)
 	reflection.Register(s)
 
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var stopping sync.WaitGroup
+	stopping.Go(func() {
+		<-serving.Done()
 		h.Shutdown()
-		t := time.AfterFunc(time.Second, s.Stop)
+		t := time.AfterFunc(lastCalls, s.Stop)
 		defer t.Stop()
 		s.GracefulStop()
-	}()
+	})
 	err := s.Serve(l)
-	if ctx.Err() == nil {
+	failed := ctx.Err() == nil
+	cancel()
+	stopping.Wait()
+	boxes.inputs.Wait()
+	if failed {
 		return fmt.Errorf("serve the admin socket: %w", err)
 	}
-	<-stopped
 	return nil
 }
 

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
+	"sync"
 	"syscall"
 
 	"google.golang.org/grpc"
@@ -13,7 +15,7 @@ import (
 type streamServer = grpc.BidiStreamingServer[weftv1.StreamInput, weftv1.StreamOutput]
 
 func (s *sandboxes) AttachSandbox(ss streamServer) error {
-	first, err := ss.Recv()
+	first, err := opening(ss)
 	if err != nil {
 		return err
 	}
@@ -25,11 +27,11 @@ func (s *sandboxes) AttachSandbox(ss streamServer) error {
 	if err != nil {
 		return err
 	}
-	return relay(ss, st)
+	return s.relay(ss, st)
 }
 
 func (s *sandboxes) Exec(ss streamServer) error {
-	first, err := ss.Recv()
+	first, err := opening(ss)
 	if err != nil {
 		return err
 	}
@@ -43,23 +45,49 @@ func (s *sandboxes) Exec(ss streamServer) error {
 	if err != nil {
 		return err
 	}
-	return relay(ss, st)
+	return s.relay(ss, st)
 }
 
-// relay passes input and output until the process or the caller is gone. The reader of input ends with the call: gRPC cancels its Recv
-// when relay returns, and relay waits for nothing else of it than what Recv was doing.
-func relay(ss streamServer, st Stream) (err error) {
-	defer func() { err = errors.Join(err, st.Close()) }()
+// opening is the message that says what the stream is for.
+func opening(ss streamServer) (*weftv1.StreamInput, error) {
+	first, err := ss.Recv()
+	if errors.Is(err, io.EOF) {
+		return nil, Refuse(Invalid, "the caller ended the stream before it said what it is for")
+	}
+	return first, err
+}
+
+// relay passes input and output until the process or the caller is gone. gRPC ends the input's Recv when relay has returned, so Serve waits
+// for it, and not relay.
+func (s *sandboxes) relay(ss streamServer, st Stream) (err error) {
+	end := sync.OnceValue(st.Close)
+	defer func() { err = errors.Join(err, end()) }()
+	// A process may be silent for ever, and Recv knows nothing of the caller.
+	gone := context.AfterFunc(ss.Context(), func() { _ = end() })
+	defer gone()
 	if err := ss.Send(&weftv1.StreamOutput{Kind: &weftv1.StreamOutput_Ready{Ready: true}}); err != nil {
 		return err
 	}
-	go input(ss, st)
+	bug := make(chan any, 1)
+	s.inputs.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				bug <- p
+				_ = end()
+			}
+		}()
+		input(ss, st)
+	})
 	for {
 		o, err := st.Recv()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil && len(bug) > 0:
+			panic(<-bug) // of this call: it is reported as one
+		case err != nil && ss.Context().Err() != nil:
+			return ss.Context().Err()
+		case err != nil:
 			return err
 		}
 		if err := ss.Send(outputProto(o)); err != nil {
