@@ -74,7 +74,7 @@ func (c *cli) root() *cobra.Command {
 		c.networkCommand(), c.endpointCommand(), c.hostCommand(),
 		c.runCommand(), c.execCommand(), c.psCommand(), c.inspectCommand(),
 		c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.removeCommand(),
-		c.versionCommand(), completionCommand(),
+		c.versionCommand(), completionCommand(), c.demoCommand(),
 	)
 	plainUseLines(root)
 	return root
