@@ -51,7 +51,7 @@ func BenchmarkAttachBesideDeletes(b *testing.B) {
 			must(b, s.k, ops)
 			del = append(del, kernel.Op{Verb: kernel.Del, Obj: ops[0].Obj})
 		}
-		ports := make([]overlay.Port, 20)
+		ports := make([]overlay.Port, 30)
 		for i := range ports {
 			ports[i] = s.port(b, 2000+i)
 		}
@@ -61,28 +61,23 @@ func BenchmarkAttachBesideDeletes(b *testing.B) {
 			must(b, s.k, ops)
 			return time.Since(at), kernel.Op{Verb: kernel.Del, Obj: ops[0].Obj}
 		}
-		done := make(chan []error)
-		go func() { done <- s.k.Apply(context.Background(), del) }()
 		var clean []kernel.Op
-		beside := true
-		for _, p := range ports {
-			var d time.Duration
-			var op kernel.Op
-			if d, op = attach(p); beside {
-				select {
-				case <-done:
-					beside = false // this one may have seen the end of it
-				case <-time.After(3 * time.Millisecond): // spread over the time that the deletes take
-					busy = append(busy, d)
-				}
-			} else {
-				quiet = append(quiet, d)
-			}
+		for _, p := range ports[:10] {
+			d, op := attach(p)
+			quiet, clean = append(quiet, d), append(clean, op)
+		}
+		done := make(chan []error, 1)
+		go func() { done <- s.k.Apply(context.Background(), del) }()
+		for _, p := range ports[10:] {
+			d, op := attach(p)
 			clean = append(clean, op)
+			if len(done) > 0 {
+				break // this one may have seen the end of it
+			}
+			busy = append(busy, d)
+			<-time.After(3 * time.Millisecond) // spread over the time that the deletes take
 		}
-		if beside {
-			<-done
-		}
+		<-done
 		must(b, s.k, clean)
 	}
 	report(b, busy, quiet, "quiet")
