@@ -13,6 +13,7 @@ import (
 
 	"weft/agent"
 	"weft/agent/about"
+	"weft/ipam"
 	"weft/store/record"
 )
 
@@ -118,14 +119,16 @@ func (f *flags) agentConfig() (agent.Config, error) {
 	return cfg, nil
 }
 
-// keyValues splits KEY=VALUE words; Docker also took several in one, separated by commas.
+// keyValues splits KEY=VALUE words; Docker also took several in one, separated by commas. What has no "=" is not shown: it may be what follows
+// a comma in a password.
 func keyValues(words []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, w := range words {
 		for kv := range strings.SplitSeq(w, ",") {
 			k, v, ok := strings.Cut(kv, "=")
 			if !ok || k == "" {
-				return nil, fmt.Errorf("--cluster-store-opt %s: it must be KEY=VALUE", kv)
+				first, _, _ := strings.Cut(w, "=")
+				return nil, fmt.Errorf("--cluster-store-opt %s…: it must be KEY=VALUE[,KEY=VALUE…]", first)
 			}
 			if _, twice := out[k]; twice {
 				return nil, fmt.Errorf("--cluster-store-opt %s is given twice", k)
@@ -141,8 +144,13 @@ func parseAddrPool(s string) (record.AddrPool, error) {
 		return record.AddrPool{}, fmt.Errorf("--default-addr-pool %s: %s; it must be base=CIDR,size=N", s, why)
 	}
 	var p record.AddrPool
+	given := map[string]bool{}
 	for kv := range strings.SplitSeq(s, ",") {
 		k, v, _ := strings.Cut(kv, "=")
+		if given[k] {
+			return bad(k + " is given twice")
+		}
+		given[k] = true
 		var err error
 		switch k {
 		case "base":
@@ -162,8 +170,14 @@ func parseAddrPool(s string) (record.AddrPool, error) {
 		return bad("no base")
 	case p.Base != p.Base.Masked():
 		return bad(fmt.Sprintf("%s has host bits set, did you mean %s?", p.Base, p.Base.Masked()))
+	case !p.Base.Addr().Is4():
+		return bad("this version chooses IPv4 subnets only")
 	case p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen()-2:
 		return bad(fmt.Sprintf("size %d is not between %d and %d", p.Size, p.Base.Bits(), p.Base.Addr().BitLen()-2))
+	}
+	// What cannot be one network's subnet cannot hold those of many: the first host would fix it for all.
+	if _, err := (ipam.Request{Subnets: []string{p.Base.String()}}).Parse(); err != nil {
+		return bad(err.Error())
 	}
 	return p, nil
 }
