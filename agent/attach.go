@@ -149,8 +149,10 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 	}
 	partition := record.NetPartition(n.ID)
 	defer a.uses.hold(n.ID)()
-	if err := a.follower.WaitSynced(ctx, partition); err != nil {
-		return "", fmt.Errorf("read the endpoints of network %s: %w", n.Name, err)
+	known, cancel := context.WithTimeout(ctx, joinPatience) // the session may not know yet that the store is gone
+	defer cancel()
+	if err := a.follower.WaitSynced(known, partition); err != nil {
+		return "", a.member.explain(fmt.Errorf("read the endpoints of network %s: %w", n.Name, err))
 	}
 	if want.Endpoint == "" {
 		want.Endpoint = record.EndpointID(registry.NewID())

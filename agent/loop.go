@@ -236,7 +236,11 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 	} else {
 		want = v.want(id)
 	}
-	err := l.apply(ctx, id, kernel.Diff(want, have))
+	ops := kernel.Diff(want, have)
+	if !v.known(id) {
+		ops = kernel.Missing(want, have)
+	}
+	err := l.apply(ctx, id, ops)
 	if err != nil {
 		return l.fail(id, err)
 	}
@@ -347,6 +351,13 @@ func (l *loop) readAll(ctx context.Context, v view) {
 	}
 	for id := range v.locals {
 		l.have[id] = claim(v.want(id), found)
+		space := overlay.NetnsPath(v.settings, id)
+		for k, o := range found {
+			if k.NS == space {
+				l.have[id][k] = o
+				delete(found, k)
+			}
+		}
 	}
 	l.have[hostPart] = claim(v.want(hostPart), found)
 	maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them

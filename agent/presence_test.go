@@ -81,8 +81,9 @@ func picture(t testing.TB, rev store.Rev, nets []*record.Network, eps ...*record
 
 func network(id record.NetworkID, subnet string) *record.Network {
 	p := netip.MustParsePrefix(subnet)
+	vni := 4096 + uint32(p.Addr().As4()[1])
 	return &record.Network{
-		ID: id, Name: "net-" + string(id), Driver: "overlay", Scope: "global", VNI: 4097, MTU: 1450, State: record.Active,
+		ID: id, Name: "net-" + string(id), Driver: "overlay", Scope: "global", VNI: vni, MTU: 1450, State: record.Active,
 		Pools: []record.Pool{{Subnet: p, Gateway: p.Addr().Next()}},
 	}
 }

@@ -34,6 +34,16 @@ func (v view) vtep(id record.HostID) (netip.Addr, bool) {
 	return h.VTEP, true
 }
 
+// known tells whether all is known of what a network should be. Where its endpoints are not, unknown is not none: nothing of it is deleted.
+func (v view) known(id record.NetworkID) bool {
+	if _, here := v.locals[id]; id == hostPart || !here {
+		return true
+	}
+	_, exists := v.picture.Network(id)
+	_, read := v.picture.Net(id)
+	return exists && read
+}
+
 // want is what the kernel should hold for a network, or for all of them.
 func (v view) want(id record.NetworkID) kernel.State {
 	if id != hostPart {
