@@ -126,7 +126,7 @@ func (t Table) parts() int {
 }
 
 // tableVersion goes into the digest: a change of how rules are compiled makes every table anew.
-const tableVersion = "1"
+const tableVersion = "2"
 
 // mark is the name of the empty chain that tells what a table is.
 func (t Table) mark() string {

@@ -65,6 +65,9 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 	return nil
 }
 
+// ruleComment is what `nft list` shows beside every rule as its comment: a type (0), a length and a string.
+var ruleComment = []byte("\x00\x05weft\x00")
+
 func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string][]element) error {
 	n.AddTable(t) // so that the delete finds one
 	n.DelTable(t)
@@ -86,7 +89,7 @@ func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string
 			if err != nil {
 				return err
 			}
-			n.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: es})
+			n.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: es, UserData: ruleComment})
 		}
 	}
 	return nil

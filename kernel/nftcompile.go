@@ -56,7 +56,7 @@ func setOf(t *nftables.Table, s Set) (*nftables.Set, error) {
 func elementsOf(typ SetType, text string) ([]element, error) {
 	switch typ {
 	case SetAddr:
-		a, err := netip.ParseAddr(text)
+		a, err := addr4(text)
 		if err != nil {
 			return nil, err
 		}
@@ -66,17 +66,20 @@ func elementsOf(typ SetType, text string) ([]element, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !p.Addr().Is4() || p.Bits() == 0 || p != p.Masked() {
+			return nil, fmt.Errorf("no IPv4 prefix: %q", text)
+		}
 		return []element{{key: p.Addr().AsSlice()}, {key: after(p).AsSlice(), end: true}}, nil
 	case SetPort:
 		f := strings.Fields(text)
 		if len(f) != 3 || len(f[0]) >= ifNameSz {
 			return nil, fmt.Errorf("no port: %q", text)
 		}
-		mac, err := net.ParseMAC(f[1])
+		mac, err := hardware(f[1])
 		if err != nil {
 			return nil, err
 		}
-		a, err := netip.ParseAddr(f[2])
+		a, err := addr4(f[2])
 		if err != nil {
 			return nil, err
 		}
@@ -87,6 +90,14 @@ func elementsOf(typ SetType, text string) ([]element, error) {
 		return []element{{key: key}}, nil
 	}
 	return nil, fmt.Errorf("unknown type of set %q", typ)
+}
+
+func addr4(text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err == nil && !a.Is4() {
+		err = fmt.Errorf("no IPv4 address: %q", text)
+	}
+	return a, err
 }
 
 // after is the first address behind a prefix.
@@ -199,6 +210,9 @@ func compileMatch(m Match) ([]expr.Any, error) {
 		if m.Field == OutLink {
 			key = expr.MetaKeyOIFNAME
 		}
+		if len(m.Value) >= ifNameSz {
+			return nil, fmt.Errorf("no interface name")
+		}
 		name := []byte(m.Value + "\x00")
 		if p, wild := strings.CutSuffix(m.Value, "*"); wild {
 			name = []byte(p) // the kernel compares as many bytes as there are
@@ -207,10 +221,13 @@ func compileMatch(m Match) ([]expr.Any, error) {
 		}
 		return []expr.Any{&expr.Meta{Key: key, Register: reg}, &expr.Cmp{Op: op, Register: reg, Data: name}}, nil
 	case EtherType:
-		types := map[string]uint16{"ip": unix.ETH_P_IP, "arp": unix.ETH_P_ARP}
+		typ, ok := map[string]uint16{"ip": unix.ETH_P_IP, "arp": unix.ETH_P_ARP}[m.Value]
+		if !ok {
+			return nil, fmt.Errorf("unknown protocol")
+		}
 		return []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg},
-			&expr.Cmp{Op: op, Register: reg, Data: binaryutil.BigEndian.PutUint16(types[m.Value])},
+			&expr.Cmp{Op: op, Register: reg, Data: binaryutil.BigEndian.PutUint16(typ)},
 		}, nil
 	case SourceAddr, DestAddr:
 		offset := uint32(12)

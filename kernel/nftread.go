@@ -103,8 +103,8 @@ func readOwnTable(ctx context.Context, s *socket, t tableID, ns string, out Stat
 }
 
 // readMark returns a table's digest, "" where anything but a set's elements was changed since it was put. A table's sets, chains and rules
-// are numbered (their handles) as they are made, from 1, and a table is made in one go: what was added or replaced later has a number
-// above their count, and what was taken away is missing from the mark's own count.
+// are numbered (their handles) as they are made, from 1, and a table is made in one go: what was added later has a number above their
+// count, what was taken away is missing from the mark's own count, and a rule that was replaced keeps its number and loses its comment.
 func readMark(ctx context.Context, s *socket, t tableID, sets int) (string, error) {
 	chains, err := s.dump(ctx, nfType(unix.NFT_MSG_GETCHAIN), nfBody(t.family, 0))
 	if err != nil {
@@ -114,7 +114,7 @@ func readMark(ctx context.Context, s *socket, t tableID, sets int) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("list nftables rules: %w", err)
 	}
-	mark, count, newest := "", sets, uint64(0)
+	mark, count, newest, replaced := "", sets, uint64(0), false
 	for _, m := range chains {
 		if attr(m, unix.NFTA_CHAIN_TABLE) != t.name {
 			continue
@@ -129,9 +129,10 @@ func readMark(ctx context.Context, s *socket, t tableID, sets int) (string, erro
 		if attr(m, unix.NFTA_RULE_TABLE) == t.name {
 			count++
 			newest = max(newest, handle(m, unix.NFTA_RULE_HANDLE))
+			replaced = replaced || attr(m, unix.NFTA_RULE_USERDATA) != text(ruleComment)
 		}
 	}
-	if !strings.HasSuffix(mark, fmt.Sprintf("-%d", count)) || newest > uint64(count) {
+	if !strings.HasSuffix(mark, fmt.Sprintf("-%d", count)) || newest > uint64(count) || replaced {
 		return "", nil
 	}
 	return mark, nil
