@@ -232,7 +232,9 @@ func (a *Agent) announce(ctx context.Context, as registry.Actor, n *record.Netwo
 		return fmt.Errorf("bring sandbox %s into network %s: %w", s.Name, n.Name, err)
 	}
 	ep := endpointOf(as.Host, as.Incarnation, s, at)
-	rev, err := a.writeEndpoint(ctx, as, ep)
+	claim, stop := context.WithTimeout(ctx, joinPatience) // what failed is undone within the five seconds too
+	defer stop()
+	rev, err := a.writeEndpoint(claim, as, ep)
 	if err != nil {
 		return kindOf(a.member.explain(err))
 	}
