@@ -222,6 +222,12 @@ func TestOverlappingPrefixes(t *testing.T) {
 	if ops := kernel.Missing(want, have); len(ops) > 0 {
 		t.Errorf("left: %v", ops)
 	}
+	last := put("240.0.0.0/4")
+	must(t, k, []kernel.Op{last})
+	if have, err = k.Read(t.Context(), []string{kernel.HostNS}); err != nil || len(kernel.Missing(state(last.Obj), have)) > 0 {
+		t.Errorf("the last prefix is read as %v, %v", have, err)
+	}
+	must(t, k, []kernel.Op{{Verb: kernel.Del, Obj: last.Obj}})
 	// Neighbours that touch are told apart.
 	must(t, k, []kernel.Op{{Verb: kernel.Del, Obj: put("10.2.0.0/16").Obj}})
 	if have, err = k.Read(t.Context(), []string{kernel.HostNS}); err != nil {

@@ -69,7 +69,11 @@ func elementsOf(typ SetType, text string) ([]element, error) {
 		if !p.Addr().Is4() || p.Bits() == 0 || p != p.Masked() {
 			return nil, fmt.Errorf("no IPv4 prefix: %q", text)
 		}
-		return []element{{key: p.Addr().AsSlice()}, {key: after(p).AsSlice(), end: true}}, nil
+		from, to := element{key: p.Addr().AsSlice()}, element{key: after(p).AsSlice(), end: true}
+		if after(p) == netip.IPv4Unspecified() {
+			return []element{from}, nil // behind the last address is no end
+		}
+		return []element{from, to}, nil
 	case SetPort:
 		f := strings.Fields(text)
 		if len(f) != 3 || len(f[0]) >= ifNameSz {
@@ -146,7 +150,7 @@ func prefixesOf(es []element) []string {
 	}
 	var out []string
 	for _, s := range starts {
-		size := uint64(1) << 32
+		size := uint64(1)<<32 - uint64(s)
 		for _, e := range ends {
 			if e > s && uint64(e-s) < size {
 				size = uint64(e - s)

@@ -18,7 +18,7 @@ const (
 	socketBuffer = 4 << 20
 	batchMax     = 128             // messages of one sendmsg
 	replyWait    = 5 * time.Second // until an answer is given up: RTNL may be held by others for long
-	dumpTries    = 5
+	dumpTries    = 10
 )
 
 // socket is a raw netlink socket: batches with one acknowledgement, and dumps that are whole or an error. After any doubt about what is
@@ -176,32 +176,43 @@ func (s *socket) dumpOnce(typ int, body []byte) ([][]byte, error) {
 		s.close()
 		return nil, err
 	}
-	var out [][]byte
-	var result error
-	for done := false; !done; {
+	var d dumped
+	for !d.done {
 		n, err := s.receive()
 		if err != nil {
 			return nil, err
 		}
-		for h, body := range messages(append([]byte(nil), s.buf[:n]...)) {
-			if h.Seq != s.seq {
-				continue
+		d.take(s.seq, append([]byte(nil), s.buf[:n]...))
+	}
+	return d.bodies, d.err
+}
+
+// dumped is what has come of a dump.
+type dumped struct {
+	bodies [][]byte
+	done   bool
+	err    error
+}
+
+// take adds one datagram's messages. What belongs to an earlier request is left out.
+func (d *dumped) take(seq uint32, datagram []byte) {
+	for h, body := range messages(datagram) {
+		if h.Seq != seq {
+			continue
+		}
+		if h.Flags&unix.NLM_F_DUMP_INTR != 0 {
+			d.err = errInterrupted
+		}
+		switch h.Type {
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both carry how it ended
+			d.done = true
+			if code := status(h, body); code != 0 {
+				d.err = code
 			}
-			if h.Flags&unix.NLM_F_DUMP_INTR != 0 {
-				result = errInterrupted
-			}
-			switch h.Type {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both carry how it ended
-				done = true
-				if code := status(h, body); code != 0 {
-					result = code
-				}
-			default:
-				out = append(out, body)
-			}
+		default:
+			d.bodies = append(d.bodies, body)
 		}
 	}
-	return out, result
 }
 
 // status is what a message of type NLMSG_ERROR or NLMSG_DONE says, 0 if all went well.
