@@ -9,11 +9,11 @@
 //	Bridge   it is in one of weft's network namespaces
 //	VXLAN    it is in one of weft's network namespaces
 //	Veth     its near end is in one of weft's network namespaces (the far end is in a sandbox's, or in the host's and is called weft…)
-//	Addr     it is on one of weft's links
+//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft
 //	Route    its protocol is Proto
 //	FDB      it is permanent, on a link in one of weft's network namespaces
 //	Neigh    it is permanent, on one of weft's links
-//	Sysctl   never read as something to delete: it goes with its namespace, and those of the host stay as they are
+//	Sysctl   never something to delete: it goes with its namespace, and those of the host stay as they are
 //	Table    its name is weft, or begins with weft-
 //	Element  it is in a set of one of weft's tables
 package kernel
@@ -166,9 +166,44 @@ func (s Veth) String() string {
 	return fmt.Sprintf("veth %s mtu %d %v peer %v", s.MAC, s.MTU, s.At, s.Peer)
 }
 func (s Addr) String() string  { return "addr" }
-func (s Route) String() string { return fmt.Sprintf("via %s src %s metric %d", s.Via, s.Src, s.Metric) }
 func (s Neigh) String() string { return s.MAC }
-func (s FDB) String() string   { return fmt.Sprintf("to %s", s.VTEP) }
+
+func (s Route) String() string {
+	out := "link"
+	if s.Via.IsValid() {
+		out = "via " + s.Via.String()
+	}
+	if s.Src.IsValid() {
+		out += " src " + s.Src.String()
+	}
+	if s.Metric > 0 {
+		out += fmt.Sprintf(" metric %d", s.Metric)
+	}
+	return out
+}
+
+func (s FDB) String() string {
+	if !s.VTEP.IsValid() {
+		return "static"
+	}
+	return "to " + s.VTEP.String()
+}
+
+func (p Port) String() string {
+	out := "master " + cmp.Or(p.Master, "none")
+	if p.NeighSuppress {
+		out += " neigh_suppress"
+	}
+	if p.NoFlood {
+		out += " noflood"
+	}
+	if p.Isolated {
+		out += " isolated"
+	}
+	return out
+}
+
+func (p Peer) String() string { return fmt.Sprintf("%s %s in %s", p.Name, p.MAC, cmp.Or(p.NS, "host")) }
 
 func (o Object) String() string { return o.Key.String() + " " + o.Spec.String() }
 
