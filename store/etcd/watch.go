@@ -52,6 +52,7 @@ func (w *watch) run(ctx context.Context) {
 	wait := firstRetry
 	for ctx.Err() == nil {
 		began := time.Now()
+		back := w.s.history.reconnected() // before the question of where the watch stands: the client may come back while it opens its stream
 		var err error
 		if w.lost {
 			err = w.resync(ctx)
@@ -59,7 +60,7 @@ func (w *watch) run(ctx context.Context) {
 			err = w.check(ctx, began)
 		}
 		if err == nil && !w.lost {
-			w.follow(ctx)
+			w.follow(ctx, back)
 		}
 		if err != nil && ctx.Err() == nil {
 			w.s.log.Debug("a watch waits for the store", slog.String("partition", w.partition), slog.Any("error", err))
@@ -116,14 +117,20 @@ func (w *watch) send(ctx context.Context, b store.Batch) error {
 	}
 }
 
-// follow delivers events from where the watch stands until something is wrong. The client resumes by itself after a cut.
-func (w *watch) follow(ctx context.Context) {
+// follow delivers events from where the watch stands until something is wrong. The client resumes by itself after a cut, which
+// closes back.
+func (w *watch) follow(ctx context.Context, back <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := w.s.cli.Watch(clientv3.WithRequireLeader(ctx), w.s.dir(w.partition), clientv3.WithPrefix(), clientv3.WithRev(int64(w.rev)+1))
 	probe := time.NewTicker(probeEvery)
 	defer probe.Stop()
-	back := w.s.history.reconnected()
+	var again <-chan time.Time // a server that has just come back may not answer yet
+	look := func() {
+		if again = nil; w.check(ctx, time.Now()) != nil {
+			again = time.After(firstRetry)
+		}
+	}
 	for !w.lost {
 		select {
 		case <-ctx.Done():
@@ -133,7 +140,9 @@ func (w *watch) follow(ctx context.Context) {
 			_ = w.check(ctx, time.Now().Add(-probeEvery/2))
 		case <-back:
 			back = w.s.history.reconnected()
-			_ = w.check(ctx, time.Now())
+			look()
+		case <-again:
+			look()
 		case r, ok := <-events:
 			switch {
 			case ok && r.CompactRevision != 0:

@@ -21,7 +21,7 @@ type World struct {
 	Client func(t *testing.T, prefix string) store.Store
 	// Compact makes the back end forget its history up to now.
 	Compact func(t *testing.T)
-	// SharedSessions is false where sessions cannot be seen by another client than their own.
+	// SingleClient is true where a prefix has one client at a time.
 	SingleClient bool
 	// Floor is the shortest session that the back end grants.
 	Floor time.Duration
