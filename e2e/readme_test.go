@@ -138,7 +138,7 @@ func (h *host) shell(line string) string {
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	dest := t.TempDir()
-	make := func(t *testing.T, args ...string) {
+	runMake := func(t *testing.T, args ...string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "make", append([]string{"-C", ".."}, args...)...)
 		if text, err := cmd.CombinedOutput(); err != nil {
@@ -158,9 +158,9 @@ func TestReadmeCommands(t *testing.T) {
 				t.Errorf("the checks of a clean clone do not run it: %v", err)
 			}
 		},
-		"make build": func(t *testing.T) { make(t, "build") },
+		"make build": func(t *testing.T) { runMake(t, "build") },
 		"sudo make install": func(t *testing.T) {
-			make(t, "install", "DESTDIR="+dest)
+			runMake(t, "install", "DESTDIR="+dest)
 			for _, f := range []string{"usr/local/bin/weft", "usr/local/bin/weftd", "etc/systemd/system/weftd.service"} {
 				if _, err := os.Stat(filepath.Join(dest, f)); err != nil {
 					t.Error(err)
@@ -265,12 +265,19 @@ func startByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.awaitJoined()
+	both := func() error {
+		r := h.try("host", "ls", "--format", "{{.Name}}")
+		if r.Stdout != "byhand\nhost1\n" {
+			return fmt.Errorf("weft host ls: %s%s", r.Stdout, r.Stderr)
+		}
+		return nil
+	}
+	eventually(t, patience, both)
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.weft("host", "ls", "--format", "{{.Name}}"); got != "byhand\nhost1" {
-		t.Errorf("weft host ls: %s", got)
+	if err := both(); err != nil {
+		t.Error(err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
