@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,6 +35,7 @@ func holdHost() {
 	}
 	var task holderTask
 	fail(json.Unmarshal([]byte(os.Getenv(holderEnv)), &task))
+	signal.Ignore(unix.SIGHUP, unix.SIGUSR1, unix.SIGPIPE) // as under nohup
 	h, err := New(Config{RunDir: task.RunDir, StateDir: task.StateDir})
 	fail(err)
 	if !task.Groups {
@@ -130,6 +132,18 @@ func TestAgentIsKilled(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What an agent was started to ignore, its sandboxes' processes do not.
+func TestAgentIgnoresSignals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	id := w.killedAgent(Spec{Command: []string{"grep", "SigIgn", "/proc/self/status"}, Detached: true})
+	eventually(t, "the supervisor has ended", func() bool { return lockHolder(w.runDir(id)) == 0 })
+	if got := w.logged(id)["stdout"]; got != "SigIgn:\t0000000000000000\n" {
+		t.Errorf("the process ignores %q", got)
+	}
+	w.recover(id)
 }
 
 // A process ends while no agent is there: Recover does not call it live, and its exit is told by LastExit.

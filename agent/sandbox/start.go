@@ -111,7 +111,7 @@ func (h *Host) spawn(id string) (int, *link, error) {
 	}
 	cmd := &exec.Cmd{
 		Path: h.cfg.Binary, Args: []string{supervisorName, id}, Dir: "/", ExtraFiles: []*os.File{theirs},
-		Env:         []string{"GOMAXPROCS=2", "GOGC=25", "GOMEMLIMIT=24MiB", "PATH=" + defaultPath},
+		Env:         []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=24MiB", "PATH=" + defaultPath}, // see shrink
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if dir := h.cgroups.make(supervisorsGroup); dir != "" {

@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,8 +69,7 @@ func supervise() int {
 	_ = os.Chdir("/")
 	unix.Umask(0o077)
 	_ = unix.CloseRange(startFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // whatever the agent had inherited
-	// A signal with a handler is the default again in whatever is started; one that was ignored would stay so. Here all are dropped.
-	signal.Notify(make(chan os.Signal, 1))
+	outliveSignals()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1
 	}
@@ -92,8 +93,27 @@ func supervise() int {
 	s.telling.Add(1)
 	go s.first(l)
 	go s.serve()
+	shrink()
 	s.await()
 	return 0
+}
+
+// outliveSignals drops what would end the supervisor, and what it was started to ignore: a signal with a handler is the default again in
+// whatever is started, an ignored one would stay so. It does not take all, because each costs a turn of the runtime's.
+func outliveSignals() {
+	drop := []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM}
+	for n := syscall.Signal(1); n <= 64; n++ {
+		if signal.Ignored(n) {
+			drop = append(drop, n)
+		}
+	}
+	signal.Notify(make(chan os.Signal, 1), drop...)
+}
+
+// shrink gives back what the packages of the agent took when they were initialised; to collect it before would delay the child.
+func shrink() {
+	debug.SetGCPercent(25)
+	debug.FreeOSMemory()
 }
 
 // start makes everything ready and runs the child.
