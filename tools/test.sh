@@ -7,7 +7,7 @@ GO=${GO:-$(command -v go || echo /usr/local/go/bin/go)}
 export PATH="$(dirname "$GO"):$PWD/bin:$PATH"
 
 # Program and the Debian package that has it.
-needs="ip:iproute2 nft:nftables iperf3:iperf3 dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc"
+needs="ip:iproute2 nft:nftables dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc"
 
 root() {
   if [ "$(id -u)" != 0 ]; then

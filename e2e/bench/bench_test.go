@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weft/e2e/lab"
+)
+
+func TestMain(m *testing.M) {
+	if spec, ok := os.LookupEnv(childVar); ok {
+		exit(runChild(context.Background(), spec, os.Stdin, os.Stdout))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// labDir is short, since sockets are in it, and on whatever disk the other temporary files are on.
+func labDir(t *testing.T) string {
+	t.Helper()
+	dir := fmt.Sprintf("/var/tmp/weft-bench-test-%d", os.Getpid())
+	t.Cleanup(func() {
+		left, err := lab.Left(lab.Config{Dir: dir})
+		if err != nil || len(left) > 0 {
+			t.Errorf("left on the machine: %q, %v", left, err)
+		}
+	})
+	return dir
+}
+
+func buildAgent(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weftd")
+	cmd := exec.Command("go", "build", "-o", path, "weft/cmd/weftd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the agent: %v\n%s", err, text)
+	}
+	return path
+}
+
+// Given few samples, when all parts run, each has its rows with numbers in them. What the numbers are says nothing here.
+func TestEveryPartHasItsRows(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.json")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var out, progress bytes.Buffer
+	if err := run(ctx, []string{"--quick", "--dir", labDir(t), "--weftd", buildAgent(t), "--json", file}, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
+	}
+	var r Report
+	raw, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"two-key transaction", "attach, kernel part", "1,000 remote endpoints programmed", "attach, whole (later ones)",
+		"attach, whole (first of its network)", "detach, answer to the caller", "run -d, whole", "attach on a → name resolves on b",
+		"attach on a → name and TCP on b", "address in the first answer takes TCP", "DNS in a sandbox", "TCP, one stream",
+		"TCP request and response, 1 byte", "attach while 50 others are detached", "first attach, 1,000 remote endpoints",
+		"agent's memory, 10 sandboxes", "a sandbox's supervisor",
+	} {
+		i := slices.IndexFunc(r.Rows, func(row Row) bool { return row.Name == want })
+		if i < 0 || r.Rows[i].Weft.Median <= 0 || r.Rows[i].Floor != nil && r.Rows[i].Floor.Median <= 0 {
+			t.Errorf("%q has no numbers in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestAnInterruptLeavesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	progress := &trigger{word: "measuring the kernel part", hit: cancel}
+	var out bytes.Buffer
+	err := run(ctx, []string{"--quick", "--dir", labDir(t), "--weftd", "/nonexistent", "--only", "store,kernel"}, &out, progress)
+	if err == nil || !strings.Contains(err.Error(), "interrupted") || out.Len() > 0 {
+		t.Errorf("got %v and %q, want an error that says so and no table", err, out.String())
+	}
+}
+
+// trigger calls hit when a word is written.
+type trigger struct {
+	word string
+	hit  func()
+}
+
+func (w *trigger) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.word) {
+		w.hit()
+	}
+	return len(p), nil
+}
+
+func TestADiskThatDoesNotSyncIsRefused(t *testing.T) {
+	_, err := look("/dev/shm")
+	if err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("got %v, want a hint at --dir", err)
+	}
+}
+
+func TestWhatIsNoPartIsRefused(t *testing.T) {
+	err := run(t.Context(), []string{"--only", "speed"}, &bytes.Buffer{}, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), "speed") || errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"weft/e2e/lab"
+)
+
+// Some of the work needs a whole process in a node's namespace, with all its threads: this same program is then started there, with what
+// it is to do in a variable. Nothing but its end or an error comes from it beside what it prints.
+const childVar = "WEFT_BENCH_CHILD"
+
+// childSpec is what a child is to do.
+type childSpec struct {
+	Work     string // txn, neighbours
+	Endpoint string // of etcd
+	Times    int
+	Network  string // neighbours: the network's ID
+	Subnet   string // … its pool
+	VTEP     string // … and the address that they are at
+}
+
+func runChild(ctx context.Context, text string, in io.Reader, out io.Writer) error {
+	var spec childSpec
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		return fmt.Errorf("read what to do: %w", err)
+	}
+	switch spec.Work {
+	case "txn":
+		return childTransactions(ctx, spec, out)
+	case "neighbours":
+		return childNeighbours(ctx, spec, in, out)
+	}
+	return fmt.Errorf("unknown work %q", spec.Work)
+}
+
+// child is such a process. Its first line on stdout is its answer; it ends when its input does.
+type child struct {
+	cmd  *exec.Cmd
+	in   io.Closer
+	line []byte
+}
+
+// startChild starts one on a node and waits for its first line.
+func (b *bench) startChild(ctx context.Context, on *lab.Node, spec childSpec) (_ *child, err error) {
+	spec.Endpoint = b.endpoint()
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's file: %w", err)
+	}
+	c := &child{cmd: exec.CommandContext(ctx, self)}
+	c.cmd.Env = append(os.Environ(), childVar+"="+string(text))
+	c.cmd.Stderr = os.Stderr
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := on.Start(c.cmd); err != nil {
+		return nil, fmt.Errorf("start a process on %s: %w", on.Name, err)
+	}
+	c.line, err = bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s on %s gave no answer: %w", spec.Work, on.Name, err), c.end())
+	}
+	return c, nil
+}
+
+// end closes the child's input and waits for its end.
+func (c *child) end() error {
+	_ = c.in.Close() // it has ended otherwise
+	if err := c.cmd.Wait(); err != nil {
+		return fmt.Errorf("a process of the bench: %w", err)
+	}
+	return nil
+}
