@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -18,9 +17,7 @@ type conn struct {
 	route *socket
 	index map[string]int32 // of links, by name; what a link's maker or a dump told
 
-	// Opened when they are needed first: filter for what has to be quick and for reading, nft for whole tables.
-	filter *socket
-	nft    *nftables.Conn
+	filter *socket // of nfnetlink; opened when it is needed first
 }
 
 // newConn opens a socket in the namespace of file, which conn takes over.
@@ -40,7 +37,6 @@ func (c *conn) close() {
 			s.close()
 		}
 	}
-	c.broken()
 	_ = c.ns.Close()
 }
 

@@ -10,43 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tables returns the namespace's nftables connection.
-func (c *conn) tables() (*nftables.Conn, error) {
-	if c.nft == nil {
-		n, err := nftables.New(nftables.WithNetNSFd(int(c.ns.Fd())), nftables.AsLasting())
-		if err != nil {
-			return nil, fmt.Errorf("open nftables: %w", err)
-		}
-		c.nft = n
-	}
-	return c.nft, nil
-}
-
-// broken drops the connection after an error: what it had queued must not go out with the next one's.
-func (c *conn) broken() {
-	if c.nft != nil {
-		_ = c.nft.CloseLasting()
-		c.nft = nil
-	}
-}
-
-// applyTable replaces a table, with its sets' elements kept, in one transaction; or deletes it.
+// applyTable replaces a table, with its sets' elements kept, in one transaction; or deletes it. Each time has a connection of its own: what
+// an error left queued, or unread, must not meet the next one's.
 func applyTable(ctx context.Context, c *conn, o Op) error {
-	n, err := c.tables()
-	if err != nil {
-		return err
-	}
 	t, err := tableOf(o.Obj.Link)
 	if err != nil {
 		return err
 	}
+	n, err := nftables.New(nftables.WithNetNSFd(int(c.ns.Fd())), nftables.AsLasting())
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	defer func() { _ = n.CloseLasting() }()
 	if o.Verb == Del {
 		n.DelTable(t)
-		if err := n.Flush(); err != nil {
-			c.broken()
-			if !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("delete nftables table: %w", err)
-			}
+		if err := n.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete nftables table: %w", err)
 		}
 		return nil
 	}
@@ -59,7 +38,6 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 		err = n.Flush()
 	}
 	if err != nil {
-		c.broken()
 		return fmt.Errorf("replace nftables table: %w", err)
 	}
 	return nil

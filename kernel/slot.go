@@ -26,7 +26,7 @@ type slot struct {
 }
 
 // session is one call's hold on the slots that it uses. A sandbox's namespace lives as long as a socket in it does: so such a slot is
-// closed as soon as no session holds it, while those of the host and of networks stay.
+// closed as soon as no session holds it, while those of the host and of networks stay, but for the seldom used ones that delete.
 type session struct {
 	k    *Kernel
 	held map[place]*slot
@@ -39,7 +39,7 @@ func (s *session) end() {
 	s.k.mu.Lock()
 	for at, sl := range s.held {
 		sl.users--
-		if sl.users > 0 || !sl.gone && s.k.stays(at.ns) {
+		if sl.users > 0 || !sl.gone && s.k.stays(at) {
 			continue
 		}
 		s.k.leaveLocked(at, sl)
@@ -56,7 +56,7 @@ func (k *Kernel) with(ns string, f func(*conn) error) error {
 	return s.with(ns, f)
 }
 
-func (k *Kernel) stays(ns string) bool { return ns == HostNS || k.own(ns) }
+func (k *Kernel) stays(at place) bool { return !at.deleting && (at.ns == HostNS || k.own(at.ns)) }
 
 func (s *session) with(ns string, f func(*conn) error) error { return s.at(place{ns: ns}, f) }
 

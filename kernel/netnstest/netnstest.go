@@ -41,22 +41,32 @@ func In(t testing.TB, ns string, f func() error) {
 	}
 }
 
-// Try runs f in a namespace and returns its error.
+// Try runs f in a namespace and returns its error. Its thread comes back from there, or ends.
 func Try(ns string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
+		runtime.LockOSThread()
 		file, err := os.Open(ns)
 		if err != nil {
 			done <- err
 			return
 		}
 		defer func() { _ = file.Close() }()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer func() { _ = home.Close() }()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- err
 			return
 		}
-		done <- f()
+		err = f()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
