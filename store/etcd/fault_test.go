@@ -377,3 +377,49 @@ func TestAWatcherThatWasAway(t *testing.T) {
 		})
 	}
 }
+
+// Two of three are dead: nothing is applied, nothing is read that may be old, nothing hangs, and all goes on when they are back.
+func TestWithoutAQuorumNothingIsSaidToBeTrue(t *testing.T) {
+	t.Parallel()
+	c := own(t, 3)
+	s := client(t, c, "p")
+	before, err := s.Txn(t.Context(), txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := s.Watch(t.Context(), store.Meta)
+	next(t, w)
+	if err := errors.Join(c.Members[0].Kill(), c.Members[1].Kill()); err != nil {
+		t.Fatal(err)
+	}
+	claim := store.Txn{If: []store.Cond{{Key: key("claim"), Rev: store.Absent}}, Then: []store.Op{store.Put(key("claim"), nil)}}
+	for what, call := range map[string]func(context.Context) error{
+		"transaction": func(ctx context.Context) error { _, err := s.Txn(ctx, claim); return err },
+		"get":         func(ctx context.Context) error { _, err := s.Get(ctx, key("k")); return err },
+		"list":        func(ctx context.Context) error { _, err := s.List(ctx, store.Meta); return err },
+		"status":      func(ctx context.Context) error { _, err := s.Status(ctx); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		begin := time.Now()
+		err := call(ctx)
+		cancel()
+		if !errors.Is(err, store.ErrUnreachable) && !errors.Is(err, store.ErrUnknown) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if d := time.Since(begin); d > 3*time.Second {
+			t.Errorf("%s took %v although its context had a second", what, d)
+		}
+	}
+	if err := errors.Join(c.Members[0].Start(), c.Members[1].Start()); err != nil {
+		t.Fatal(err)
+	}
+	rev := eventually(t, s)
+	if rev <= before {
+		t.Errorf("revision %d after %d", rev, before)
+	}
+	for b := next(t, w); b.Rev < rev; b = next(t, w) {
+		if b.Resync {
+			t.Errorf("history was not lost, and yet: %+v", b)
+		}
+	}
+}
