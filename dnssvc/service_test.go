@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -237,4 +238,54 @@ func TestRemoveClosesEverything(t *testing.T) {
 		}
 		return errors.Join(u.Close(), s.Close())
 	})
+}
+
+// A sandbox that got another namespace under the same name gets sockets there, and Set refuses what it cannot do.
+func TestSetFollowsTheNamespace(t *testing.T) {
+	l := newLab(t)
+	l.box.Netns = netnstest.NS(t, "again")
+	l.set(t)
+	l.expect(t, "udp", "web", "10.0.0.2")
+
+	l.box.Netns = l.box.Netns + "-gone"
+	if err := l.Set(t.Context(), l.box); err == nil || !strings.Contains(err.Error(), l.box.Netns) {
+		t.Errorf("a namespace that is not there: %v", err)
+	}
+	taken := netnstest.NS(t, "taken")
+	var c net.PacketConn
+	netnstest.In(t, taken, func() (err error) {
+		c, err = net.ListenPacket("udp4", "127.0.0.11:53")
+		return err
+	})
+	l.box.Netns = taken
+	if err := l.Set(t.Context(), l.box); err == nil || !strings.Contains(err.Error(), "127.0.0.11:53") {
+		t.Errorf("an address that is taken: %v", err)
+	}
+	_ = c.Close()
+	l.set(t)
+	l.expect(t, "udp", "web", "10.0.0.2")
+
+	l.Close()
+	if err := l.Set(t.Context(), l.box); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// Calls for one sandbox from everywhere leave it as the last one said.
+func TestSetAndRemoveAtOnce(t *testing.T) {
+	l := newLab(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				if err := l.Set(context.Background(), l.box); err != nil {
+					t.Error(err)
+				}
+				l.Remove("box")
+			}
+		})
+	}
+	wg.Wait()
+	l.set(t)
+	l.expect(t, "udp", "web", "10.0.0.2")
 }
