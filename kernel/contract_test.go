@@ -97,6 +97,7 @@ func TestExecutors(t *testing.T) {
 		"a failure does not stop what does not depend on it":          partialFailure,
 		"own namespaces are listed, and no others":                    listsNamespaces,
 		"a namespace that is gone has nothing":                        goneHasNothing,
+		"work that broke off anywhere is taken up":                    anywhere,
 		"two holders swap what is exclusive":                          swapHolds,
 		"a link's place goes to another kind of link":                 otherKind,
 		"a cancelled call does nothing and says so":                   cancelled,
@@ -104,7 +105,9 @@ func TestExecutors(t *testing.T) {
 	}
 	for name, check := range contract {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			t.Run("real", func(t *testing.T) {
+				t.Parallel()
 				host, dir := netnstest.NS(t, "host"), filepath.Join(t.TempDir(), "netns")
 				k := open(t, host, dir)
 				t.Cleanup(func() { clearDir(t, dir) })
@@ -197,6 +200,20 @@ func goneHasNothing(t *testing.T, s subject) {
 	have, err := s.Read(t.Context(), []string{s.space("none"), "/nowhere/netns"})
 	if err != nil || len(have) > 0 {
 		t.Errorf("got %v, %v", have, err)
+	}
+}
+
+// An agent may die anywhere: whatever was done by then is taken up.
+func anywhere(t *testing.T, s subject) {
+	want := s.every("a", 4096)
+	ops := kernel.Missing(want, nil)
+	for n := range ops {
+		must(t, s, ops[:n])
+		must(t, s, kernel.Diff(want, s.read(t)))
+		if left := kernel.Diff(want, s.read(t)); len(left) > 0 {
+			t.Errorf("after %d steps, left: %v", n, left)
+		}
+		must(t, s, kernel.Diff(nil, s.read(t)))
 	}
 }
 

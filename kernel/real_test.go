@@ -142,6 +142,7 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 		{"a far end is down", far(netlink.LinkSetDown)},
 		{"a far end has another hardware address", far(func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, hw) })},
 		{"a far end has another name", far(func(l netlink.Link) error { return netlink.LinkSetName(l, "other0") })},
+		{"a port has lost its alias", link(port(), func(l netlink.Link) error { return netlink.LinkSetAlias(l, "") })},
 		{"a far end has lost its alias", far(func(l netlink.Link) error { return netlink.LinkSetAlias(l, "") })},
 		{"the bridge has another hardware address", link("br0", func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, hw) })},
 		{"the bridge has another MTU", link("br0", func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1300) })},
@@ -188,6 +189,7 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 		}},
 	} {
 		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t)
 			s.net.Endpoints = append(s.net.Endpoints, s.remote(10))
 			must(t, s.k, kernel.Diff(s.want(), s.read(t, s.k)))
@@ -297,6 +299,28 @@ func TestASandboxesNamespaceIsNotKept(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("its port is still there")
 		}
+	}
+}
+
+// A file that no namespace is bound to, as a reboot leaves it, has nothing in it; weft's own is made anew.
+func TestAFileWithoutANamespace(t *testing.T) {
+	s := newSite(t)
+	own, sandbox := filepath.Join(s.set.NetnsDir, "weft-left"), filepath.Join(t.TempDir(), "netns")
+	for _, path := range []string{own, sandbox} {
+		if err := os.WriteFile(path, nil, 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := s.k.Read(t.Context(), []string{own, sandbox})
+	if err != nil || len(have) != 1 {
+		t.Fatalf("read %v, %v", have, err)
+	}
+	key := kernel.Key{Kind: kernel.KindNetns, NS: own}
+	must(t, s.k, []kernel.Op{{Verb: kernel.Del, Obj: object(kernel.KindAddr, sandbox, "eth0", "10.0.0.1/24", kernel.Addr{})}})
+	want := kernel.State{key: kernel.Object{Key: key, Spec: kernel.Netns{}}}
+	must(t, s.k, kernel.Diff(want, have))
+	if have, err = s.k.Read(t.Context(), []string{own}); err != nil || len(kernel.Missing(want, have)) > 0 {
+		t.Errorf("read %v, %v", have, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -80,8 +81,15 @@ func (s *session) at(at place, f func(*conn) error) error {
 
 func (k *Kernel) open(ns string) (*conn, error) {
 	file, err := os.Open(k.path(ns))
+	if errors.Is(err, unix.ESRCH) { // of a process that ended
+		err = os.ErrNotExist
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(file.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC { // its namespace went with a reboot
+		return nil, errors.Join(file.Close(), err, fmt.Errorf("%s is no network namespace: %w", ns, os.ErrNotExist))
 	}
 	return newConn(file)
 }
