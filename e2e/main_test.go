@@ -73,7 +73,7 @@ func prepareAndRun(m *testing.M) (int, error) {
 
 // build makes the programs, with the race detector in them where the tests have it.
 func build(dir string) error {
-	args := []string{"build", "-o", dir + "/"}
+	args := []string{"build", "-trimpath", "-o", dir + "/"} // as `make build` does, whose cache it shares
 	cgo := "CGO_ENABLED=0"
 	if raceEnabled {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
