@@ -9,9 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkStart measures what a user waits for: from Start to a process that runs. WEFT_TEST_BINARY names another binary whose main
+// BenchmarkStart measures what a user waits for: Create, the time in which the sandbox is attached to its networks, and Start, which ends
+// when the process runs. WEFT_TEST_BINARY names another binary whose main
 // calls Main, for what its size costs.
 func BenchmarkStart(b *testing.B) {
+	b.Run("at once", func(b *testing.B) { benchmarkStart(b, 0) })
+	b.Run("after attaching", func(b *testing.B) { benchmarkStart(b, 20*time.Millisecond) })
+}
+
+func benchmarkStart(b *testing.B, attaching time.Duration) {
 	dir := b.TempDir()
 	h, err := New(Config{RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), Binary: os.Getenv("WEFT_TEST_BINARY")})
 	if err != nil {
@@ -23,12 +29,15 @@ func BenchmarkStart(b *testing.B) {
 	})
 	ctx := b.Context()
 	const id = "0123456789abcdef"
-	var start, stop time.Duration
+	var create, start, stop time.Duration
 	for b.Loop() {
+		t := time.Now()
 		if err := h.Create(ctx, id, false); err != nil {
 			b.Fatal(err)
 		}
-		t := time.Now()
+		create += time.Since(t)
+		time.Sleep(attaching)
+		t = time.Now()
 		if err := h.Start(ctx, id, Spec{Command: []string{"sleep", "60"}, Hostname: "box", Hosts: "x\n", Resolv: "y\n", Detached: true}); err != nil {
 			b.Fatal(err)
 		}
@@ -43,6 +52,7 @@ func BenchmarkStart(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(create.Microseconds())/float64(b.N)/1000, "ms/create")
 	b.ReportMetric(float64(start.Microseconds())/float64(b.N)/1000, "ms/start")
 	b.ReportMetric(float64(stop.Microseconds())/float64(b.N)/1000, "ms/stop")
 }

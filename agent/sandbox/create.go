@@ -32,12 +32,12 @@ func (h *Host) Create(ctx context.Context, id string, hostNetwork bool) error {
 	if err := os.Mkdir(h.runDir(id), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make sandbox %s: %w", id, err)
 	}
-	if hostNetwork {
-		return nil
+	if !hostNetwork {
+		if err := kernel.MakeNetns(h.NetnsPath(id)); err != nil {
+			return errors.Join(fmt.Errorf("make sandbox %s: %w", id, err), h.clear(id))
+		}
 	}
-	if err := kernel.MakeNetns(h.NetnsPath(id)); err != nil {
-		return errors.Join(fmt.Errorf("make sandbox %s: %w", id, err), h.clear(id))
-	}
+	h.prepare(id)
 	return nil
 }
 
@@ -70,6 +70,9 @@ func overwrite(path string, content []byte, mode os.FileMode) error {
 	_, err = f.WriteAt(content, 0)
 	if err == nil {
 		err = f.Truncate(int64(len(content)))
+	}
+	if err == nil {
+		err = f.Chmod(mode) // whatever the agent's mask is
 	}
 	return errors.Join(err, f.Close())
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// endGrace is how long a process that ended may keep its streams: another one may hold them.
-	endGrace = 50 * time.Millisecond
+	// terminalGrace is how long what a process wrote last may be on its way through its terminal.
+	terminalGrace = 50 * time.Millisecond
 	// drainMax is what a pipe can hold at most, by the kernel's default.
 	drainMax = 1 << 20
 )
@@ -177,8 +177,12 @@ func (p *process) resize(rows, columns uint16) error {
 func (p *process) settle() {
 	p.endInput()
 	p.bus.rush()
-	for _, f := range p.outputs {
-		_ = f.SetReadDeadline(time.Now().Add(endGrace))
+	grace := time.Duration(0)
+	if p.terminal != nil {
+		grace = terminalGrace
+	}
+	for _, f := range p.outputs { // whose end may never come: somebody else may hold them
+		_ = f.SetReadDeadline(time.Now().Add(grace))
 	}
 	p.pumps.Wait()
 	p.closeStreams()

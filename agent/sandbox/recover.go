@@ -104,6 +104,9 @@ func (h *Host) supervised(id string) bool {
 
 // finish ends whatever runs in a sandbox, and waits for it.
 func (h *Host) finish(ctx context.Context, id string) error {
+	if v, ok := h.takePrepared(id); ok {
+		v.discard()
+	}
 	if r := h.run(id); r != nil && !r.ended() {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()

@@ -24,6 +24,7 @@ type holderTask struct {
 	Groups           bool
 	ID               string
 	Spec             Spec
+	Hosts            string
 }
 
 func holdHost() {
@@ -35,6 +36,7 @@ func holdHost() {
 	}
 	var task holderTask
 	fail(json.Unmarshal([]byte(os.Getenv(holderEnv)), &task))
+	unix.Umask(0o077)
 	signal.Ignore(unix.SIGHUP, unix.SIGUSR1, unix.SIGPIPE) // as under nohup
 	h, err := New(Config{RunDir: task.RunDir, StateDir: task.StateDir})
 	fail(err)
@@ -43,6 +45,7 @@ func holdHost() {
 	}
 	ctx := context.Background()
 	fail(h.Create(ctx, task.ID, false))
+	task.Spec.Hosts = task.Hosts
 	fail(h.Start(ctx, task.ID, task.Spec))
 	if !task.Spec.Detached {
 		s, err := h.Attach(ctx, task.ID)
@@ -58,7 +61,7 @@ func holdHost() {
 func (w *world) killedAgent(spec Spec) (id string) {
 	w.t.Helper()
 	id = w.create()
-	task, err := json.Marshal(holderTask{RunDir: w.cfg.RunDir, StateDir: w.cfg.StateDir, Groups: w.cgroups.dir != "", ID: id, Spec: spec})
+	task, err := json.Marshal(holderTask{RunDir: w.cfg.RunDir, StateDir: w.cfg.StateDir, Groups: w.cgroups.dir != "", ID: id, Spec: spec, Hosts: spec.Hosts})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -134,16 +137,52 @@ func TestAgentIsKilled(t *testing.T) {
 	}
 }
 
-// What an agent was started to ignore, its sandboxes' processes do not.
-func TestAgentIgnoresSignals(t *testing.T) {
+// What an agent was started with is not its sandboxes': neither the signals it ignores nor its mask.
+func TestAgentWithItsOwnWays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
-	id := w.killedAgent(Spec{Command: []string{"grep", "SigIgn", "/proc/self/status"}, Detached: true})
+	id := w.killedAgent(Spec{Command: shell("grep SigIgn /proc/self/status; cat /etc/hosts; umask"), User: "4321", Hosts: "10.0.0.1 a\n", Detached: true})
 	eventually(t, "the supervisor has ended", func() bool { return lockHolder(w.runDir(id)) == 0 })
-	if got := w.logged(id)["stdout"]; got != "SigIgn:\t0000000000000000\n" {
-		t.Errorf("the process ignores %q", got)
+	if got := w.logged(id)["stdout"]; got != "SigIgn:\t0000000000000000\n10.0.0.1 a\n0022\n" {
+		t.Errorf("the process says %q", got)
 	}
 	w.recover(id)
+}
+
+// A supervisor that got ready for nothing ends: with Remove, with Close, and with its agent.
+func TestPreparedSupervisor(t *testing.T) {
+	t.Parallel()
+	for end, f := range map[string]func(w *world, id string, v ready){
+		"removed": func(w *world, id string, _ ready) {
+			if err := w.Remove(w.ctx, id, true); err != nil {
+				w.t.Error(err)
+			}
+		},
+		"closed": func(w *world, _ string, _ ready) { w.Close() },
+		"the agent is gone": func(w *world, _ string, v ready) {
+			_ = v.link.Close()
+			eventually(w.t, "it ends by itself", func() bool { return !alive(v.pid) })
+		},
+	} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
+			id := w.create()
+			if err := w.Create(w.ctx, id, false); err != nil { // once more
+				t.Fatal(err)
+			}
+			w.mu.Lock()
+			v, ok := w.prepared[id]
+			w.mu.Unlock()
+			if !ok || !alive(v.pid) {
+				t.Fatalf("no supervisor gets ready: %+v", v)
+			}
+			f(w, id, v)
+			if alive(v.pid) {
+				t.Error("it lives")
+			}
+		})
+	}
 }
 
 // A process ends while no agent is there: Recover does not call it live, and its exit is told by LastExit.

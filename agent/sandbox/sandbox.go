@@ -24,8 +24,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,8 +93,9 @@ type Host struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu   sync.Mutex // guards runs; never held across I/O
-	runs map[string]*run
+	mu       sync.Mutex // guards the rest; never held across I/O
+	runs     map[string]*run
+	prepared map[string]ready
 }
 
 // New prepares the directories. Call Recover before anything else, and Close at the end.
@@ -118,7 +121,7 @@ func New(cfg Config) (*Host, error) {
 	if err := shareDir(cfg.RunDir); err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, cgroups: findCgroups(cfg.RunDir), exited: make(chan string), runs: map[string]*run{}}
+	h := &Host{cfg: cfg, cgroups: findCgroups(cfg.RunDir), exited: make(chan string), runs: map[string]*run{}, prepared: map[string]ready{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -130,7 +133,12 @@ func (h *Host) Close() {
 	for _, r := range h.runs {
 		r.close()
 	}
+	unused := slices.Collect(maps.Values(h.prepared))
+	clear(h.prepared)
 	h.mu.Unlock()
+	for _, v := range unused {
+		v.discard()
+	}
 	h.wg.Wait()
 	h.cgroups.leave()
 }

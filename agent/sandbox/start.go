@@ -71,11 +71,12 @@ func (h *Host) arrange(id string, spec Spec) (place, error) {
 
 // launch starts a supervisor, has it start the child, and begins to watch it.
 func (h *Host) launch(ctx context.Context, id string, q request) (*run, error) {
-	pid, l, err := h.spawn(id)
+	v, err := h.takeReady(id)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{id: id, supervisor: pid, done: make(chan struct{})}
+	l := v.link
+	r := &run{id: id, supervisor: v.pid, done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	answer, err := l.call(time.Now().Add(callTimeout), q)
 	if !stop() {
@@ -87,27 +88,82 @@ func (h *Host) launch(ctx context.Context, id string, q request) (*run, error) {
 		r.watched, _, err = watchSupervisor(h.runDir(id), time.Now().Add(callTimeout))
 	}
 	if err != nil {
-		_ = l.Close()
-		_ = unix.Kill(pid, unix.SIGKILL)
-		_, _ = unix.Wait4(pid, nil, 0, nil)
+		v.discard()
 		return nil, err
 	}
 	return r, nil
 }
 
+// ready is a supervisor that waits for its first request. It ends when the agent does.
+type ready struct {
+	pid  int
+	link *link
+}
+
+func (v ready) discard() {
+	_ = v.link.Close()
+	_ = unix.Kill(v.pid, unix.SIGKILL)
+	for {
+		if _, err := unix.Wait4(v.pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// prepare has a supervisor get ready while the sandbox is attached to its networks: a binary of the agent's size takes its time. Where
+// that is not possible, Start says why.
+func (h *Host) prepare(id string) {
+	h.mu.Lock()
+	r := h.runs[id]
+	_, there := h.prepared[id]
+	h.mu.Unlock()
+	if there || r != nil && !r.ended() {
+		return
+	}
+	v, err := h.spawn(id)
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	closed := h.ctx.Err() != nil
+	if !closed {
+		h.prepared[id] = v
+	}
+	h.mu.Unlock()
+	if closed {
+		v.discard()
+	}
+}
+
+// takeReady returns a sandbox's supervisor that is ready, or soon will be.
+func (h *Host) takeReady(id string) (ready, error) {
+	if v, ok := h.takePrepared(id); ok {
+		return v, nil
+	}
+	return h.spawn(id)
+}
+
+func (h *Host) takePrepared(id string) (ready, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, ok := h.prepared[id]
+	delete(h.prepared, id)
+	return v, ok
+}
+
 // spawn starts a supervisor: in a session and a control group of its own, so that whatever ends the agent leaves it alone, and with
 // little memory.
-func (h *Host) spawn(id string) (int, *link, error) {
+func (h *Host) spawn(id string) (ready, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, nil, fmt.Errorf("make a socket for its supervisor: %w", err)
+		return ready{}, fmt.Errorf("make a socket for its supervisor: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "supervisor"), os.NewFile(uintptr(fds[1]), "supervisor")
 	defer func() { _ = ours.Close() }() // net has a copy
 	defer func() { _ = theirs.Close() }()
 	conn, err := net.FileConn(ours)
 	if err != nil {
-		return 0, nil, fmt.Errorf("make a socket for its supervisor: %w", err)
+		return ready{}, fmt.Errorf("make a socket for its supervisor: %w", err)
 	}
 	cmd := &exec.Cmd{
 		Path: h.cfg.Binary, Args: []string{supervisorName, id}, Dir: "/", ExtraFiles: []*os.File{theirs},
@@ -122,9 +178,9 @@ func (h *Host) spawn(id string) (int, *link, error) {
 	}
 	if err := cmd.Start(); err != nil {
 		_ = conn.Close()
-		return 0, nil, fmt.Errorf("run its supervisor: %w", err)
+		return ready{}, fmt.Errorf("run its supervisor: %w", err)
 	}
 	pid := cmd.Process.Pid
 	_ = cmd.Process.Release() // reaped by its number, as one that the last agent started would be
-	return pid, &link{Conn: conn}, nil
+	return ready{pid: pid, link: &link{Conn: conn}}, nil
 }
