@@ -50,8 +50,8 @@ func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string
 	n.AddTable(t) // so that the delete finds one
 	n.DelTable(t)
 	n.AddTable(t)
-	for _, s := range spec.Sets {
-		if err := queueSet(n, t, s, kept[s.Name]); err != nil {
+	for i, s := range spec.Sets {
+		if err := queueSet(n, t, s, uint32(i+1), kept[s.Name]); err != nil {
 			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
 	}
@@ -73,11 +73,13 @@ func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string
 	return nil
 }
 
-func queueSet(n *nftables.Conn, t *nftables.Table, s Set, kept []element) error {
+// queueSet takes the set's number in its transaction: without one, AddSet takes it from a variable that all goroutines write.
+func queueSet(n *nftables.Conn, t *nftables.Table, s Set, id uint32, kept []element) error {
 	set, err := setOf(t, s)
 	if err != nil {
 		return err
 	}
+	set.ID = id
 	if err := n.AddSet(set, nil); err != nil {
 		return err
 	}
