@@ -29,7 +29,8 @@ type Executor interface {
 	// Namespaces returns the network namespaces that are weft's own, as the paths that Key.NS has.
 	Namespaces(ctx context.Context) ([]string, error)
 	// Apply runs the steps in their order and returns one error (or nil) for each. A step that fails does not stop those that do not
-	// depend on it. Neighbouring steps of one namespace go to the kernel in one message or batch where it takes them so.
+	// depend on it. Neighbouring steps go to the kernel in one message or batch where it takes them so: hand over many at once, also
+	// many deletes, which are done so that others' steps go on beside them. A sandbox's namespace is held during a call only.
 	Apply(ctx context.Context, ops []Op) []error
 	// Close lets go of the sockets; what is in the kernel stays.
 	Close() error
