@@ -187,7 +187,10 @@ func (m *member) join(ctx context.Context) (store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := m.identity()
+	id, err := m.unfenced(ctx)
+	if err != nil {
+		return nil, err
+	}
 	host.ID, host.Incarnation, host.Version, host.Started = id.Host, id.Incarnation, about.Version, m.clock.Now().UTC()
 	session, err := m.openSession(ctx, id, host.VTEP)
 	if err != nil {
@@ -209,6 +212,19 @@ func (m *member) join(ctx context.Context) (store.Session, error) {
 	m.log.Info("joined the cluster", "cluster", m.identity().Cluster, "host", id.Host, "name", host.Name, "vtep", host.VTEP.String())
 	m.rejoined(ctx)
 	return session, nil
+}
+
+// unfenced returns this host's identity in an incarnation that may write: a fence at or above it says that the host was cleared from the
+// cluster meanwhile.
+func (m *member) unfenced(ctx context.Context) (journal.Identity, error) {
+	id := m.identity()
+	f, err := m.registry.Fence(ctx, id.Host)
+	if err != nil || f == nil || f.Incarnation < id.Incarnation {
+		return id, err
+	}
+	m.log.Warn("this host was cleared from the cluster while it was away; it begins a new incarnation", "was", id.Incarnation, "fence", f.Incarnation, "by", f.By)
+	id.Incarnation = f.Incarnation + 1
+	return id, m.setIdentity(ctx, id)
 }
 
 // joinCluster makes sure that the store holds this host's cluster, and remembers it the first time.

@@ -204,3 +204,31 @@ func TestAMemberOfAnotherCluster(t *testing.T) {
 		}
 	})
 }
+
+// A host that was cleared while it was away comes back in an incarnation above the fence.
+func TestAMemberThatWasCleared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, disk := memory.New(), memory.New()
+		first := join(t, w, disk, "192.0.2.1")
+		if _, err := first.claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first.stop()
+		c := w.Client()
+		b, err := record.Encode(&record.Fence{Host: "host-192.0.2.1", Incarnation: 4, By: other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(record.FenceKey("host-192.0.2.1"), b)}}); err != nil {
+			t.Fatal(err)
+		}
+		second := join(t, w, disk, "192.0.2.1")
+		if as, err := second.claim(t.Context()); err != nil || as.Incarnation != 5 {
+			t.Errorf("it claims as %+v, %v", as, err)
+		}
+		second.stop()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -95,6 +95,12 @@ func (r *Registry) conditions(ctx context.Context, as Actor, fresh bool) ([]stor
 	return conds, nil
 }
 
+// Fence returns a host's fence as the store has it now, nil where there is none.
+func (r *Registry) Fence(ctx context.Context, id record.HostID) (*record.Fence, error) {
+	f, _, err := r.readFence(ctx, id)
+	return f, err
+}
+
 func (r *Registry) readFence(ctx context.Context, id record.HostID) (*record.Fence, store.Rev, error) {
 	e, err := r.cfg.Store.Get(ctx, record.FenceKey(id))
 	if errors.Is(err, store.ErrNotFound) {

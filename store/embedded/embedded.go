@@ -38,7 +38,8 @@ const (
 	readyWait  = 20 * time.Second
 	quota      = 2 << 30 // bytes; weft's records are far below
 	portTries  = 5
-	snapshots  = 5000 // entries between snapshots: less memory than etcd's 10,000
+	slowApply  = time.Second // etcd's 100 ms is nothing to warn of on a busy disk
+	snapshots  = 5000        // entries between snapshots: less memory than etcd's 10,000
 )
 
 // Server is a running server.
@@ -131,6 +132,7 @@ func config(cfg Config, client, peer string, closing *atomic.Bool) *embed.Config
 	c.TickMs, c.ElectionMs = tickMs, electionMs
 	c.QuotaBackendBytes, c.SnapshotCount = quota, snapshots
 	c.AutoCompactionMode, c.AutoCompactionRetention = "periodic", "1h"
+	c.WarningApplyDuration, c.WarningUnaryRequestDuration = slowApply, slowApply
 	c.EnableGRPCGateway = false
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&core{log: cfg.Log, closing: closing}))
 	return c

@@ -97,7 +97,8 @@ func endpoint(s string) (string, error) {
 		host, port = s, etcdPort
 		if strings.ContainsAny(s, ":[]") {
 			inner, ok := strings.CutPrefix(s, "[")
-			if host, ok = strings.CutSuffix(inner, "]"); !ok || inner == s {
+			var closed bool
+			if host, closed = strings.CutSuffix(inner, "]"); !ok || !closed {
 				return "", fmt.Errorf("%q is not HOST:PORT", s)
 			}
 		}

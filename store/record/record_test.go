@@ -17,8 +17,6 @@ import (
 
 const netID = record.NetworkID("aaaabbbbcccc1111aaaabbbbcccc1111aaaabbbbcccc1111aaaabbbbcccc1111")
 
-func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
-
 func endpoint(n int) *record.Endpoint {
 	return &record.Endpoint{
 		ID: record.EndpointID(fmt.Sprintf("%012x%052d", n, 0)), Network: netID, Host: "h1", Incarnation: 1, Sandbox: record.SandboxID(fmt.Sprintf("%012x%052d", n+1000, 0)),
