@@ -329,7 +329,7 @@ func slowToDelete(o kernel.Object) bool {
 func (l *loop) readAll(ctx context.Context, v view) {
 	spaces, err := l.exec.Namespaces(ctx)
 	if err != nil {
-		l.log.Warn("could not list weft's network namespaces", "error", err)
+		_ = l.fail(hostPart, fmt.Errorf("list weft's network namespaces: %w", err))
 		return
 	}
 	spaces = append(spaces, kernel.HostNS)
@@ -341,7 +341,7 @@ func (l *loop) readAll(ctx context.Context, v view) {
 	slices.Sort(spaces)
 	found, err := l.exec.Read(ctx, slices.Compact(spaces))
 	if err != nil {
-		l.log.Warn("could not read the kernel's state", "error", err)
+		_ = l.fail(hostPart, fmt.Errorf("read the kernel's state: %w", err))
 		return
 	}
 	l.fresh = true

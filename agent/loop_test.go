@@ -265,6 +265,26 @@ func TestOneNetworksFailureIsItsOwn(t *testing.T) {
 	})
 }
 
+// A reading that fails, as one does while something else changes all the time, is tried again soon, and nothing is deleted meanwhile.
+func TestAReadingThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, k := memory.New(), fake.New(testDir)
+		a := box("a", in(front, "e1", "10.1.0.2"))
+		s := newSite(t, w, k, a)
+		defer s.stop()
+		k.Fail(fake.Fault{Reading: true, Times: 3, Err: syscall.EINTR})
+		s.write(hosts()...)
+		s.write(network(front, "10.1.0.0/24"))
+		pass(3 * time.Second)
+		s.holds("after three readings that failed")
+		for _, o := range k.Log() {
+			if o.Verb == kernel.Del {
+				t.Errorf("deleted in doubt: %s", o)
+			}
+		}
+	})
+}
+
 func TestARestartedLoopTouchesNothingThatIsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, k := memory.New(), fake.New(testDir)
