@@ -73,10 +73,11 @@ func TestReplies(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer func() { _ = ours.Close() }()
 	replies := []string{`{"v":1,"pid":5}`, `{"v":2,"error":"no","code":127,"new":[1]}`, `{"v":1,"error":"over","ended":true}`, `{"v":1,"error":"other"}`}
-	done := make(chan struct{})
+	asked, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		defer func() { _ = theirs.Close() }()
+		defer func() { <-asked }()
 		l := &link{Conn: theirs}
 		for _, r := range replies {
 			var q request
@@ -102,6 +103,7 @@ func TestReplies(t *testing.T) {
 	if _, err := ask(); err == nil || err.Error() != "other" {
 		t.Errorf("%v", err)
 	}
+	close(asked)
 	<-done
 	if _, err := ask(); err == nil || !gone(err) && !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("a request to nobody: %v", err)

@@ -22,6 +22,25 @@ func gone(err error) bool {
 		errors.Is(err, unix.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
 }
 
+// connected tells whether the other side has not closed its end yet.
+func (l *link) connected() bool {
+	c, ok := l.Conn.(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	there := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		there = err == nil && n > 0 || errors.Is(err, unix.EAGAIN)
+	})
+	return err == nil && there
+}
+
 // takeLock makes the calling process the supervisor of a run directory for as long as it lives.
 func takeLock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)

@@ -57,15 +57,15 @@ func holdHost() {
 	select {}
 }
 
-// killedAgent starts a sandbox by an agent of its own, which is then killed.
-func (w *world) killedAgent(spec Spec) (id string) {
+// agent starts an agent of its own that starts a sandbox, and returns it with what it says.
+func (w *world) agent(spec Spec) (id string, cmd *exec.Cmd, says *bufio.Reader) {
 	w.t.Helper()
 	id = w.create()
 	task, err := json.Marshal(holderTask{RunDir: w.cfg.RunDir, StateDir: w.cfg.StateDir, Groups: w.cgroups.dir != "", ID: id, Spec: spec, Hosts: spec.Hosts})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd = exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), holderEnv+"="+string(task))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -74,7 +74,14 @@ func (w *world) killedAgent(spec Spec) (id string) {
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	return id, cmd, bufio.NewReader(out)
+}
+
+// killedAgent starts a sandbox by an agent of its own, which is then killed.
+func (w *world) killedAgent(spec Spec) string {
+	w.t.Helper()
+	id, cmd, says := w.agent(spec)
+	line, err := says.ReadString('\n')
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	if line != "started\n" {
@@ -369,6 +376,33 @@ func TestSupervisorHangs(t *testing.T) {
 		t.Error("the supervisor lives")
 	}
 	w.gone(id)
+}
+
+// An agent may be killed at any moment of a start. The next one finds the sandbox running, or nothing of it.
+func TestAgentIsKilledInStart(t *testing.T) {
+	t.Parallel()
+	for kind, groups := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			for ms := range 12 {
+				w := newWorld(t, groups)
+				id, cmd, _ := w.agent(Spec{Command: []string{"sleep", "60"}, Detached: true})
+				<-time.After(time.Duration(4*ms) * time.Millisecond)
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				live := w.recover(id)[id]
+				if pid := w.PID(id); live != (pid != 0) || live && !alive(pid) {
+					t.Fatalf("after %d ms: live is %v, and the process is %d", 4*ms, live, pid)
+				}
+				if !live {
+					if holder := lockHolder(w.runDir(id)); holder != 0 {
+						t.Errorf("after %d ms: supervisor %d lives", 4*ms, holder)
+					}
+					w.gone(id)
+				}
+			}
+		})
+	}
 }
 
 // A start that its caller gave up leaves nothing running.

@@ -108,7 +108,7 @@ func (s *Stream) ask(q request) error {
 		return fmt.Errorf("reach the sandbox's supervisor: %w", err)
 	}
 	defer func() { _ = l.Close() }()
-	if _, err := l.call(time.Now().Add(callTimeout), q); err != nil && !errors.Is(err, ErrNotRunning) {
+	if _, err := l.call(time.Now().Add(callTimeout), q); err != nil && !errors.Is(err, ErrNotRunning) && !gone(err) {
 		return err
 	}
 	return nil

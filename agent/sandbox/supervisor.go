@@ -85,7 +85,7 @@ func supervise() int {
 		return 1
 	}
 	s := &supervisor{claimed: make(chan struct{}), over: make(chan struct{}), execs: map[string]*process{}}
-	if err := s.start(q); err != nil {
+	if err := s.start(l, q); err != nil {
 		s.end()
 		_ = l.sendJSON(frameReply, replyTo(err))
 		return 1
@@ -117,13 +117,17 @@ func shrink() {
 }
 
 // start makes everything ready and runs the child.
-func (s *supervisor) start(q request) (err error) {
+func (s *supervisor) start(l *link, q request) (err error) {
 	if q.Op != opStart || q.Spec == nil || q.Places == nil {
 		return fmt.Errorf("the agent's first request is %q and not a complete %q: is the agent of another version?", q.Op, opStart)
 	}
 	s.place = *q.Places
 	if s.lock, err = takeLock(s.place.Run); err != nil {
 		return err
+	}
+	// An agent that died before the lock was taken has left no trace of this start: the next one may have looked already.
+	if !l.connected() {
+		return errors.New("the agent is gone")
 	}
 	if s.place.Cgroup != "" {
 		if s.cgroup, err = os.Open(s.place.Cgroup); err != nil {
