@@ -2,9 +2,13 @@ package sandbox
 
 import (
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"weft/kernel"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -81,6 +85,44 @@ func TestRefusedStarts(t *testing.T) {
 			}
 			if got := w.awaitExit(id); got.Code != 0 {
 				t.Errorf("the next process ended with %+v", got)
+			}
+		})
+	}
+}
+
+// Where the sandbox is not whole, Start says so at once.
+func TestStartOfBrokenSandbox(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		spoil func(w *world, id string) error
+		words string
+	}{
+		{"without its namespace", func(w *world, id string) error { return kernel.RemoveNetns(w.NetnsPath(id)) }, "network namespace"},
+		{"with a file for a namespace", func(w *world, id string) error {
+			return errors.Join(kernel.RemoveNetns(w.NetnsPath(id)), os.WriteFile(w.NetnsPath(id), nil, 0o600))
+		}, "network namespace"},
+		{"without its directory", func(w *world, id string) error {
+			return errors.Join(kernel.RemoveNetns(w.NetnsPath(id)), os.RemoveAll(w.runDir(id)))
+		}, "no such file or directory"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
+			id := w.create()
+			if err := tc.spoil(w, id); err != nil {
+				t.Fatal(err)
+			}
+			before := time.Now()
+			err := w.Start(w.ctx, id, Spec{Command: []string{"true"}, Detached: true})
+			if err == nil || !strings.Contains(err.Error(), tc.words) {
+				t.Errorf("Start: %v, want %q", err, tc.words)
+			}
+			if took := time.Since(before); took > callTimeout {
+				t.Errorf("Start took %v", took)
+			}
+			if w.PID(id) != 0 || lockHolder(w.runDir(id)) != 0 {
+				t.Error("something runs")
 			}
 		})
 	}

@@ -33,7 +33,10 @@ func newSpawner(p place, hostname string) (*spawner, error) {
 			s.loop()
 		}
 	}()
-	return s, <-ready
+	if err := <-ready; err != nil {
+		return nil, err // nobody takes its tasks
+	}
+	return s, nil
 }
 
 // enter leaves the host's mounts, name and network.
