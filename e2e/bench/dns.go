@@ -60,32 +60,44 @@ func (b *bench) measureDNS(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	length := "2"
-	if b.cfg.Quick {
-		length = "1"
-	}
-	var rate, latency pairs
-	for i := range b.n(9, 1) {
+	var rate, latency, cpu pairs
+	pids := []int{b.hosts[2].PID(), os.Getpid()}
+	for i := range b.n(19, 1) {
 		var got [2]dnsResult
 		for j := range got {
 			k := (i + j) % 2
 			server := []netip.AddrPort{resolverAddr, responderAddr}[k]
-			if got[k], err = dnsperf(ctx, asking.netns, server, file, length); err != nil {
+			before, err := cpuTime(pids[k])
+			if err != nil {
 				return err
 			}
+			if got[k], err = dnsperf(ctx, asking.netns, server, file); err != nil {
+				return err
+			}
+			after, err := cpuTime(pids[k])
+			if err != nil {
+				return err
+			}
+			got[k].cpu = float64((after - before).Microseconds()) / got[k].queries
 		}
 		rate.add(got[0].rate, got[1].rate)
 		latency.add(got[0].latency, got[1].latency)
+		cpu.add(got[0].cpu, got[1].cpu)
 	}
 	const peer = "a responder that only turns the question round"
 	b.report.pair("DNS in a sandbox", "/s", peer+fmt.Sprintf("; dnsperf -c %d -q %d", dnsClients, dnsOutstanding), rate, atLeast(100_000, "/s"))
 	b.report.pair("DNS in a sandbox, mean latency", "µs", peer, latency, atMost(300, "µs"))
+	b.report.pair("DNS in a sandbox, CPU for one answer", "µs", peer, cpu)
 	return remove(ctx, append(boxes, asking)...)
 }
 
-type dnsResult struct{ rate, latency float64 } // a second, µs
+type dnsResult struct {
+	queries, rate float64 // in all; a second
+	latency, cpu  float64 // µs
+}
 
 var (
+	completed   = regexp.MustCompile(`Queries completed:\s+([0-9]+)`)
 	perSecond   = regexp.MustCompile(`Queries per second:\s+([0-9.]+)`)
 	meanLatency = regexp.MustCompile(`Average Latency \(s\):\s+([0-9.]+)`)
 	lostQueries = regexp.MustCompile(`Queries lost:\s+([0-9]+)`)
@@ -93,9 +105,9 @@ var (
 )
 
 // dnsperf runs it in a namespace. Lost queries and answers other than good ones are errors: they would make the rate worthless.
-func dnsperf(ctx context.Context, ns string, server netip.AddrPort, names, seconds string) (dnsResult, error) {
+func dnsperf(ctx context.Context, ns string, server netip.AddrPort, names string) (dnsResult, error) {
 	args := []string{
-		"--net=" + ns, "dnsperf", "-s", server.Addr().String(), "-p", strconv.Itoa(int(server.Port())), "-d", names, "-l", seconds,
+		"--net=" + ns, "dnsperf", "-s", server.Addr().String(), "-p", strconv.Itoa(int(server.Port())), "-d", names, "-l", "1",
 		"-c", strconv.Itoa(dnsClients), "-q", strconv.Itoa(dnsOutstanding), "-t", "1",
 	}
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
@@ -114,7 +126,7 @@ func dnsperf(ctx context.Context, ns string, server netip.AddrPort, names, secon
 		in    *regexp.Regexp
 		to    *float64
 		scale float64
-	}{{perSecond, &r.rate, 1}, {meanLatency, &r.latency, 1e6}} {
+	}{{completed, &r.queries, 1}, {perSecond, &r.rate, 1}, {meanLatency, &r.latency, 1e6}} {
 		m := f.in.FindStringSubmatch(text)
 		if m == nil {
 			return r, fmt.Errorf("dnsperf said something unexpected:\n%s", text)

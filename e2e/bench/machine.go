@@ -17,11 +17,12 @@ type Machine struct {
 	Kernel     string  `json:"kernel"`
 	FileSystem string  `json:"file_system"` // of the stores and of the agents' journals
 	FsyncMS    float64 `json:"fsync_ms"`    // median of 4 KiB appended and synced
+	Load       string  `json:"load"`        // average of the last minute when it began: what else the machine did
 	Date       string  `json:"date"`
 }
 
 func (m Machine) String() string {
-	return fmt.Sprintf("%d CPUs, Linux %s, %s; 4 KiB appended and synced in %s ms (median)", m.CPUs, m.Kernel, m.FileSystem, number(m.FsyncMS))
+	return fmt.Sprintf("%d CPUs (load when it began: %s), Linux %s, %s; 4 KiB appended and synced in %s ms", m.CPUs, m.Load, m.Kernel, m.FileSystem, number(m.FsyncMS))
 }
 
 // inMemory are the file systems on which fsync does nothing.
@@ -39,6 +40,11 @@ func look(dir string) (Machine, error) {
 		return m, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	m.Kernel = strings.TrimSpace(string(release))
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return m, fmt.Errorf("read the machine's load: %w", err)
+	}
+	m.Load, _, _ = strings.Cut(string(load), " ")
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return m, fmt.Errorf("look at the file system of %s: %w", dir, err)

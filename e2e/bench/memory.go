@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // measureMemory reads what an agent with ten sandboxes has resident, and what the process that minds each sandbox has.
@@ -65,4 +66,21 @@ func statusField(pid int, name string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("look at process %d: it has no %s", pid, name)
+}
+
+// cpuTime is what a process has used so far.
+func cpuTime(pid int) (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	_, after, _ := strings.Cut(string(raw), ") ") // the name before may hold anything
+	fields := strings.Fields(after)
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("look at process %d: %q", pid, raw)
+	}
+	user, err := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	const tick = 10 * time.Millisecond // USER_HZ is 100 everywhere
+	return time.Duration(user+system) * tick, errors.Join(err, err2)
 }

@@ -30,13 +30,13 @@ func (b *bench) measurePath(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	length := 900 * time.Millisecond
+	length := 300 * time.Millisecond // many short turns: what disturbs one, disturbs few
 	if b.cfg.Quick {
 		length = 100 * time.Millisecond
 	}
 	ways := []way{weft, tunnel, bare}
 	var streams, pings [3]sample
-	for i := range b.n(11, 1) {
+	for i := range b.n(31, 1) {
 		for j := range ways {
 			k := (i + j) % len(ways)
 			if err := context.Cause(ctx); err != nil {
