@@ -41,6 +41,7 @@ type pool struct {
 	ctx      context.Context
 	log      *slog.Logger
 	exchange exchange
+	patience time.Duration // nextAfter; set before the first question
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex // guards known and what is in the upstreams
@@ -56,7 +57,7 @@ type upstream struct {
 }
 
 func newPool(ctx context.Context, log *slog.Logger, ex exchange) *pool {
-	return &pool{ctx: ctx, log: log, exchange: ex, known: map[netip.AddrPort]*upstream{}}
+	return &pool{ctx: ctx, log: log, exchange: ex, patience: nextAfter, known: map[netip.AddrPort]*upstream{}}
 }
 
 // want returns a server's upstream.
@@ -104,7 +105,7 @@ func (p *pool) hear(u *upstream) {
 // doubt begins to probe a server, unless that is being done or it has just answered somebody else. What refuses packets is dead already.
 func (p *pool) doubt(u *upstream, refused bool) {
 	p.mu.Lock()
-	begin := !u.probing && p.ctx.Err() == nil && (refused || time.Since(u.heard) >= nextAfter)
+	begin := !u.probing && p.ctx.Err() == nil && (refused || time.Since(u.heard) >= p.patience)
 	u.probing = u.probing || begin
 	p.mu.Unlock()
 	if refused {
@@ -213,7 +214,7 @@ func (r *race) run(ctx context.Context, wg *sync.WaitGroup) (*dns.Msg, error) {
 	if !r.start(ctx, wg) {
 		return nil, r.lost()
 	}
-	tick := time.NewTicker(nextAfter)
+	tick := time.NewTicker(r.pool.patience)
 	defer tick.Stop()
 	for {
 		select {
