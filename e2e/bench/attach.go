@@ -257,6 +257,7 @@ func (b *bench) laterAttaches(ctx context.Context, floor *floorAttach, boxes []*
 // firstAttaches: each in a network that is not on the host yet.
 func (b *bench) firstAttaches(ctx context.Context, floor *floorAttach, x *box) error {
 	var p pairs
+	var last sample
 	for i := range b.n(11, 2) {
 		if err := errors.Join(alone(ctx, []*box{x}), settle(ctx, quietTime)); err != nil {
 			return err
@@ -274,14 +275,17 @@ func (b *bench) firstAttaches(ctx context.Context, floor *floorAttach, x *box) e
 			return err
 		}
 		p.add(w, f)
-		if err := x.disconnect(ctx, name); err != nil {
+		took, err := timed(func() error { return x.disconnect(ctx, name) })
+		if err != nil {
 			return err
 		}
+		last = append(last, took)
 		if _, err := b.hosts[0].nets.RemoveNetwork(ctx, &weftv1.RemoveNetworkRequest{Ref: name}); err != nil {
 			return fmt.Errorf("remove network %s: %w", name, err)
 		}
 	}
 	b.report.pair("attach, whole (first of its network)", "ms", "as above, bridge and tunnel there already", p)
+	b.report.single("detach, the last of its network here", "ms", last, atMost(5, "ms"))
 	return nil
 }
 

@@ -69,7 +69,7 @@ func TestEveryPartHasItsRows(t *testing.T) {
 	}
 	for _, want := range []string{
 		"two-key transaction", "attach, kernel part", "1,000 remote endpoints programmed", "attach, whole (later ones)",
-		"attach, whole (first of its network)", "detach, answer to the caller", "run -d, whole", "attach on a → name resolves on b",
+		"attach, whole (first of its network)", "detach, answer to the caller", "detach, the last of its network here", "run -d, whole", "attach on a → name resolves on b",
 		"attach on a → name and TCP on b", "address in the first answer takes TCP", "DNS in a sandbox", "TCP, one stream",
 		"TCP request and response, 1 byte", "attach while 50 others are detached", "first attach, 1,000 remote endpoints",
 		"agent's memory, 10 sandboxes", "a sandbox's supervisor",
