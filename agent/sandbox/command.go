@@ -130,7 +130,8 @@ func refused(c command, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT): // a script's interpreter, or it went meanwhile
 		code = 127
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.ELIBBAD):
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ETXTBSY),
+		errors.Is(err, unix.ELIBBAD):
 		code = 126
 	}
 	return refuse(code, "exec %s: %v", c.path, reasonOf(err))

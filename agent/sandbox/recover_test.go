@@ -365,6 +365,16 @@ func TestSupervisorHangs(t *testing.T) {
 	if err := unix.Kill(supervisor, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "all of its threads are stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", supervisor))
+		for _, path := range threads {
+			raw, readErr := os.ReadFile(path)
+			if readErr != nil || !strings.Contains(string(raw), ") T ") {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
 	before := time.Now()
 	if live := w.recover(id); live[id] {
 		t.Error("Recover calls it live")

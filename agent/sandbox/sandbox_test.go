@@ -24,6 +24,7 @@ const patience = 20 * time.Second
 // TestMain lets this binary be the supervisor of its own tests.
 func TestMain(m *testing.M) {
 	Main()
+	_ = os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0") // else each supervisor takes a second to end
 	if os.Getenv(holderEnv) != "" {
 		holdHost()
 	}

@@ -170,6 +170,9 @@ func (h *Host) spawn(id string) (ready, error) {
 		Env:         []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=24MiB", "PATH=" + defaultPath}, // see shrink
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
+	if v, ok := os.LookupEnv("GORACE"); ok { // of the race detector, where the binary has it
+		cmd.Env = append(cmd.Env, "GORACE="+v)
+	}
 	if dir := h.cgroups.make(supervisorsGroup); dir != "" {
 		if g, err := os.Open(dir); err == nil {
 			defer func() { _ = g.Close() }()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -108,7 +109,7 @@ func (h *Host) lost(id string) Exit {
 		return e
 	}
 	e := Exit{Code: 128 + int(unix.SIGKILL), Error: "its supervisor was killed, and it was killed with it", At: time.Now().UTC()}
-	if err := writeExit(h.stateDir(id), e); err != nil {
+	if err := writeExit(h.stateDir(id), e); err != nil && !errors.Is(err, os.ErrNotExist) { // it may be removed meanwhile
 		h.cfg.Log.Error("cannot keep how a sandbox ended", "sandbox", id, "error", err)
 	}
 	return e
