@@ -85,8 +85,9 @@ func (c *cluster) close() {
 	for _, h := range c.hosts {
 		text, _ := os.ReadFile(h.LogPath())
 		for _, word := range []string{"DATA RACE", "panic:", "panicked", "goroutine "} {
-			if strings.Contains(string(text), word) {
-				c.t.Errorf("the agent of %s logged %q", h.Name, word)
+			if at := strings.Index(string(text), word); at >= 0 {
+				c.t.Errorf("the agent of %s logged %q: %s", h.Name, word, text[at:min(at+6000, len(text))])
+				break
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -84,14 +86,14 @@ func TestTwoHundredSandboxesAtOnce(t *testing.T) {
 	if len(seen) != count {
 		t.Errorf("the hosts have %d addresses in use, want %d", len(seen), count)
 	}
-	for range 10 {
-		i, j := rand.IntN(count), rand.IntN(count)
-		a, b := c.taken(i), c.taken(j)
-		if i == j {
-			continue
+	for i, h := range c.hosts {
+		eventually(t, settle, func() error { return h.forwards(seen) })
+		from := c.taken(i)
+		for range 10 { // the kernel's table of neighbours is too small for everybody to everybody
+			b := c.taken(rand.IntN(count))
+			eventually(t, settle, func() error { return from.pings(b.addr("web"), 8, soon) })
+			eventually(t, settle, func() error { return from.finds(b.name, b.addr("web")) })
 		}
-		eventually(t, settle, func() error { return a.pings(b.addr("web"), 8, soon) })
-		eventually(t, settle, func() error { return a.finds(b.name, b.addr("web")) })
 	}
 
 	began = time.Now()
@@ -109,6 +111,39 @@ func TestTwoHundredSandboxesAtOnce(t *testing.T) {
 	}
 	t.Logf("%d sandboxes were gone after %s", count, time.Since(began))
 	c.isEmpty(cli)
+}
+
+// forwards tells whether the host's bridge knows where each address is, of which there are more than one can ping.
+func (h *host) forwards(addrs map[string]string) error {
+	known := map[string]bool{}
+	for _, ns := range h.networkSpaces() {
+		err := lab.Within(ns, func() error {
+			es, err := netlink.NeighList(0, unix.AF_BRIDGE)
+			for _, e := range es {
+				if e.MasterIndex != 0 && e.Flags&netlink.NTF_SELF == 0 {
+					known[e.HardwareAddr.String()] = true
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var missing []string
+	for addr, name := range addrs {
+		p, err := netip.ParsePrefix(addr)
+		if err != nil {
+			return err
+		}
+		if a := p.Addr().As4(); !known[fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])] {
+			missing = append(missing, name+" "+addr)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s has no entry for %d of %d sandboxes: %v", h.Name, len(missing), len(addrs), missing)
+	}
+	return nil
 }
 
 func ctx2(t testing.TB) context.Context { return within(t, patience) }

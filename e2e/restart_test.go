@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -141,10 +142,11 @@ func (f *flow) end() {
 
 // monitor records what the kernel tells of changes in a namespace: links, addresses, routes, forwarding and neighbour entries, nftables.
 type monitor struct {
-	mu   sync.Mutex // guards seen
+	wg sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows
 	seen []string
-	wg   sync.WaitGroup
-	fds  []int
+	fds  []int // nil: closed
 }
 
 func watch(t testing.TB, ns string) *monitor {
@@ -154,10 +156,8 @@ func watch(t testing.TB, ns string) *monitor {
 		groups := []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE}
 		return errors.Join(m.open(unix.NETLINK_ROUTE, groups...), m.open(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { m.stop() })
+	must(t, err)
 	return m
 }
 
@@ -166,7 +166,9 @@ func (m *monitor) open(protocol int, groups ...int) error {
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
 	m.fds = append(m.fds, fd)
+	m.mu.Unlock()
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
@@ -295,16 +297,18 @@ func TestAnAgentIsKilledAndNobodyNotices(t *testing.T) {
 	if pid := b.view().State.Status; pid != "running" {
 		t.Errorf("b is %s", pid)
 	}
-	added := 0
+	var added []string
 	for where, m := range monitors {
 		for _, s := range m.stop() {
-			if added++; where == "the host" || where == "sandbox b" {
+			if where == "the host" || where == "sandbox b" {
 				t.Errorf("in %s the kernel was changed: %s", where, s)
+				continue
 			}
+			added = append(added, s)
 		}
 	}
-	if added > 3 { // the forwarding, bridge and neighbour entry of "later"
-		t.Errorf("%d changes in the network's namespace, want the three entries of one new endpoint", added)
+	if len(added) > 3 { // the forwarding, bridge and neighbour entry of "later"
+		t.Errorf("%d changes in the network's namespace, want the three entries of one new endpoint:\n%s", len(added), strings.Join(added, "\n"))
 	}
 }
 
