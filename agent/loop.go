@@ -296,15 +296,21 @@ func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) 
 		}
 	}
 	var errs []error
+	var entries []kernel.Key
 	for i, err := range l.exec.Apply(ctx, quick) {
 		switch o := quick[i]; {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", o, err))
 		case o.Verb == kernel.Put:
-			have[o.Obj.Key] = o.Obj
+			if have[o.Obj.Key] = o.Obj; o.Obj.Kind == kernel.KindFDB {
+				entries = append(entries, o.Obj.Key)
+			}
 		default:
 			delete(have, o.Obj.Key)
 		}
+	}
+	if false && len(entries) > 0 {
+		replaced(have, entries)
 	}
 	for _, o := range slow {
 		l.leaving[o.Obj.Key] = true
@@ -317,6 +323,22 @@ func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) 
 		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
 	}
 	return errors.Join(errs...)
+}
+
+// replaced takes out of have what the kernel has given up for the entries of local ports: a bridge has one entry for a hardware address,
+// whatever its port. A sandbox here that took the address of one elsewhere, and lost the race for it, would leave that one without.
+func replaced(have kernel.State, by []kernel.Key) {
+	tunnels := map[string]string{} // the VXLAN device by its namespace
+	for k := range have {
+		if k.Kind == kernel.KindVXLAN {
+			tunnels[k.NS] = k.Link
+		}
+	}
+	for _, k := range by {
+		if tunnel := tunnels[k.NS]; tunnel != k.Link {
+			delete(have, kernel.Key{Kind: kernel.KindFDB, NS: k.NS, Link: tunnel, Dst: k.Dst})
+		}
+	}
 }
 
 // slowToDelete: links and namespaces. A VXLAN device holds its VNI, which a network of the same number may be waiting for: it goes in
