@@ -203,6 +203,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	if err != nil {
 		return errors.Join(err, a.unattach(ctx, s, n, want))
 	}
+	next = edited(next) // the other one is shown, and read by the loop
 	want.Intent = false
 	setAttachment(next, want)
 	a.boxes.show(next)
