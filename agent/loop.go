@@ -309,7 +309,7 @@ func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) 
 			delete(have, o.Obj.Key)
 		}
 	}
-	if false && len(entries) > 0 {
+	if len(entries) > 0 {
 		replaced(have, entries)
 	}
 	for _, o := range slow {
