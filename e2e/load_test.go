@@ -91,8 +91,9 @@ func TestTwoHundredSandboxesAtOnce(t *testing.T) {
 		from := c.taken(i)
 		for range 10 { // the kernel's table of neighbours is too small for everybody to everybody
 			b := c.taken(rand.IntN(count))
-			eventually(t, settle, func() error { return from.pings(b.addr("web"), 8, soon) })
-			eventually(t, settle, func() error { return from.finds(b.name, b.addr("web")) })
+			addr := b.addr("web")
+			eventually(t, settle, func() error { return from.pings(addr, 8, soon) })
+			eventually(t, settle, func() error { return from.finds(b.name, addr) })
 		}
 	}
 

@@ -71,17 +71,18 @@ func prepareAndRun(m *testing.M) (int, error) {
 	return code, err
 }
 
-// build makes the programs, with the race detector in them where the tests have it.
+// build makes the programs, the agent with the race detector where the tests have it.
 func build(dir string) error {
-	args := []string{"build", "-trimpath", "-o", dir + "/"} // as `make build` does, whose cache it shares
-	cgo := "CGO_ENABLED=0"
-	if raceEnabled {
-		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
-	}
-	cmd := exec.Command("go", append(args, "weft/cmd/weft", "weft/cmd/weftd")...)
-	cmd.Env = append(os.Environ(), cgo)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the programs: %w\n%s", err, text)
+	for _, program := range []string{"weft", "weftd"} {
+		args, cgo := []string{"build", "-trimpath", "-o", dir + "/"}, "CGO_ENABLED=0" // as `make build` does, whose cache it shares
+		if raceEnabled && program == "weftd" {
+			args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+		}
+		cmd := exec.Command("go", append(args, "weft/cmd/"+program)...)
+		cmd.Env = append(os.Environ(), cgo)
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", program, err, text)
+		}
 	}
 	return nil
 }
