@@ -150,6 +150,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.keepPicture)
 	run(a.watchEnds)
 	run(a.reopenNames)
+	run(a.removeEnded)
 	run(func(ctx context.Context) {
 		if err := serve(ctx); err != nil {
 			cancel(err)

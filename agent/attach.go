@@ -310,7 +310,7 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 		a.boxes.show(back)
 	}
 	a.publisher.kick()
-	return errors.Join(err, a.loop.do(ctx, n.ID, ""))
+	return errors.Join(err, a.letGo(ctx, n.ID))
 }
 
 // detach takes a sandbox out of a network. It works here at once, whatever the store does; the release is journalled with it.
@@ -330,9 +330,18 @@ func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.Network
 	}
 	a.addresses.rest(id, at.Addrs...)
 	defer a.uses.hold(id)()
-	err := errors.Join(a.loop.do(ctx, id, ""), a.moveDefault(ctx, s, next, id))
+	err := errors.Join(a.letGo(ctx, id), a.moveDefault(ctx, s, next, id))
 	a.publisher.flush(ctx)
 	return err
+}
+
+// letGo waits until the loop has looked at a network that a port has left. What the kernel refuses meanwhile, of this port or of others, the
+// loop tries again and tells of: what was asked for is done, and is in the journal.
+func (a *Agent) letGo(ctx context.Context, id record.NetworkID) error {
+	if err := a.loop.do(ctx, id, ""); err != nil {
+		a.log.Debug("the kernel still has what was let go", "network", record.ShortID(id), "error", err)
+	}
+	return ctx.Err()
 }
 
 // hostName is a host's name as users know it.

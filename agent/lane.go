@@ -17,17 +17,18 @@ type lane struct {
 	log   *slog.Logger
 	clock Clock
 	wake  chan struct{} // size 1: there is work
+	rush  chan struct{} // size 1: somebody waits for it
 	done  chan struct{} // size 1: freed has something
 
 	mu    sync.Mutex // guards queue and freed
 	queue []kernel.Op
-	freed []kernel.Key
+	freed []kernel.Object
 }
 
 const laneWait = 50 * time.Millisecond
 
 func newLane(exec kernel.Executor, log *slog.Logger, clock Clock) *lane {
-	return &lane{exec: exec, log: log, clock: clock, wake: make(chan struct{}, 1), done: make(chan struct{}, 1)}
+	return &lane{exec: exec, log: log, clock: clock, wake: make(chan struct{}, 1), rush: make(chan struct{}, 1), done: make(chan struct{}, 1)}
 }
 
 func (l *lane) hand(ops []kernel.Op) {
@@ -37,8 +38,11 @@ func (l *lane) hand(ops []kernel.Op) {
 	signal(l.wake)
 }
 
+// hurry ends the gathering.
+func (l *lane) hurry() { signal(l.rush) }
+
 // takeFreed returns what has been deleted, or could not be, since the last call.
-func (l *lane) takeFreed() []kernel.Key {
+func (l *lane) takeFreed() []kernel.Object {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := l.freed
@@ -54,6 +58,7 @@ func (l *lane) run(ctx context.Context) {
 			return
 		}
 		select {
+		case <-l.rush:
 		case <-l.clock.After(laneWait):
 		case <-ctx.Done():
 			return
@@ -65,15 +70,15 @@ func (l *lane) run(ctx context.Context) {
 		// Ports before their bridge, a bridge before its namespace.
 		slices.SortFunc(ops, func(a, b kernel.Op) int { return b.Obj.Compare(a.Obj.Key) })
 		errs := l.exec.Apply(ctx, ops)
-		keys := make([]kernel.Key, len(ops))
+		gone := make([]kernel.Object, len(ops))
 		for i, o := range ops {
-			keys[i] = o.Obj.Key
+			gone[i] = o.Obj
 			if errs[i] != nil && ctx.Err() == nil { // the next reading finds it again
 				l.log.Warn("could not delete", "object", o.Obj.Key.String(), "error", errs[i])
 			}
 		}
 		l.mu.Lock()
-		l.freed = append(l.freed, keys...)
+		l.freed = append(l.freed, gone...)
 		l.mu.Unlock()
 		signal(l.done)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -219,7 +220,7 @@ func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why 
 		if !at.IP.IsValid() {
 			a.addresses.rest(at.Network, at.Addrs...)
 		}
-		errs = append(errs, a.loop.do(ctx, at.Network, ""))
+		errs = append(errs, a.letGo(ctx, at.Network))
 	}
 	a.publisher.flush(ctx)
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), false))...)
@@ -241,7 +242,7 @@ func (a *Agent) forget(ctx context.Context, s *record.Sandbox) error {
 	for _, at := range s.Attachments {
 		a.addresses.rest(at.Network, at.Addrs...)
 		defer a.uses.hold(at.Network)()
-		errs = append(errs, a.loop.do(ctx, at.Network, ""))
+		errs = append(errs, a.letGo(ctx, at.Network))
 	}
 	a.publisher.flush(ctx)
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), true))...)
@@ -372,6 +373,32 @@ func (a *Agent) ended(ctx context.Context, id record.SandboxID) {
 		a.log.Error("cannot take an ended sandbox down whole", "sandbox", s.Name, "error", err)
 	}
 	a.log.Info("sandbox ended", "sandbox", s.Name, "code", e.Code, "error", e.Error)
+}
+
+// exitKept is how long the exit status of a foreground --rm sandbox, which ended while no agent was there, waits for its `weft run`.
+const exitKept = 30 * time.Second
+
+// removeEnded removes the --rm sandboxes whose processes ended while no agent was there.
+func (a *Agent) removeEnded(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, s := range a.boxes.snapshot() {
+		if !s.AutoRemove || s.Status != record.SandboxExited {
+			continue
+		}
+		wg.Go(func() {
+			if !s.Detached {
+				select {
+				case <-a.clock.After(exitKept):
+				case <-ctx.Done():
+					return
+				}
+			}
+			if _, err := a.RemoveSandbox(ctx, string(s.ID), false); err != nil && ctx.Err() == nil {
+				a.log.Warn("cannot remove a sandbox that has ended", "sandbox", s.Name, "error", err)
+			}
+		})
+	}
 }
 
 // spec is what the supervisor needs to run the sandbox's process.

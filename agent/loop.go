@@ -27,7 +27,7 @@ type loop struct {
 
 	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
 	shown   map[record.NetworkID]*record.Net  // the endpoints that have was rendered from
-	leaving map[kernel.Key]bool               // in the lane
+	leaving map[string]bool                   // what the objects in the lane hold, and no other can have yet
 	waiting []request                         // until the lane is done
 	early   []request                         // until something may be written
 	begun   bool                              // ready has said yes once
@@ -72,7 +72,7 @@ type request struct {
 func newLoop(cfg loopConfig) *loop {
 	return &loop{
 		loopConfig: cfg, requests: make(chan request), lane: newLane(cfg.exec, cfg.log, cfg.clock),
-		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, leaving: map[kernel.Key]bool{},
+		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, leaving: map[string]bool{},
 		failed: map[record.NetworkID]failure{},
 	}
 }
@@ -136,8 +136,10 @@ func (l *loop) gather(first request) []request {
 
 // afterLane lets those go on who had to wait for a delete.
 func (l *loop) afterLane() []request {
-	for _, k := range l.lane.takeFreed() {
-		delete(l.leaving, k)
+	for _, o := range l.lane.takeFreed() {
+		for _, r := range resources(o) {
+			delete(l.leaving, r)
+		}
 	}
 	for id, f := range l.failed {
 		if errors.Is(f.err, errLeaving) {
@@ -285,15 +287,29 @@ func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) 
 		l.have[id] = have
 	}
 	var quick, slow []kernel.Op
+	var blocked error
 	for _, o := range ops {
 		switch {
-		case o.Verb == kernel.Put && l.leaving[o.Obj.Key]:
-			return fmt.Errorf("%s: %w", o.Obj.Key, errLeaving)
 		case o.Verb == kernel.Del && slowToDelete(o.Obj):
 			slow = append(slow, o)
-		default:
-			quick = append(quick, o)
+			for _, r := range resources(o.Obj) {
+				l.leaving[r] = true
+			}
+			continue
+		case o.Verb == kernel.Put && slices.ContainsFunc(resources(o.Obj), func(r string) bool { return l.leaving[r] }):
+			blocked = fmt.Errorf("%s: %w", o.Obj.Key, errLeaving)
 		}
+		quick = append(quick, o)
+	}
+	if len(slow) > 0 {
+		for _, o := range slow {
+			delete(have, o.Obj.Key)
+		}
+		defer l.lane.hand(slow) // after the entries of what goes
+	}
+	if blocked != nil {
+		l.lane.hurry()
+		return blocked
 	}
 	var errs []error
 	var entries []kernel.Key
@@ -311,13 +327,6 @@ func (l *loop) apply(ctx context.Context, id record.NetworkID, ops []kernel.Op) 
 	}
 	if len(entries) > 0 {
 		replaced(have, entries)
-	}
-	for _, o := range slow {
-		l.leaving[o.Obj.Key] = true
-		delete(have, o.Obj.Key)
-	}
-	if len(slow) > 0 {
-		l.lane.hand(slow)
 	}
 	if len(errs) > 3 {
 		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
@@ -341,10 +350,25 @@ func replaced(have kernel.State, by []kernel.Key) {
 	}
 }
 
-// slowToDelete: links and namespaces. A VXLAN device holds its VNI, which a network of the same number may be waiting for: it goes in
-// line, and first.
+// slowToDelete: links and namespaces.
 func slowToDelete(o kernel.Object) bool {
-	return o.Kind == kernel.KindNetns || o.Kind == kernel.KindBridge || o.Kind == kernel.KindVeth
+	return o.Kind == kernel.KindNetns || o.Kind == kernel.KindBridge || o.Kind == kernel.KindVXLAN || o.Kind == kernel.KindVeth
+}
+
+// resources are what a link or a namespace has for itself until it is gone: its name, its VNI, the name of its far end. Other objects go
+// at once.
+func resources(o kernel.Object) []string {
+	if !slowToDelete(o) {
+		return nil
+	}
+	out := []string{o.Key.String()}
+	if o.Holds != "" {
+		out = append(out, o.Holds)
+	}
+	if v, ok := o.Spec.(kernel.Veth); ok {
+		out = append(out, "far "+v.Peer.NS+" "+v.Peer.Name)
+	}
+	return out
 }
 
 // readAll reads the kernel and makes it what it should be, all networks at once: what is weft's own and nobody wants goes.
@@ -368,8 +392,10 @@ func (l *loop) readAll(ctx context.Context, v view) {
 	}
 	l.fresh = true
 	l.have = map[record.NetworkID]kernel.State{}
-	for k := range l.leaving {
-		delete(found, k)
+	for k := range found {
+		if slowToDelete(found[k]) && l.leaving[k.String()] {
+			delete(found, k)
+		}
 	}
 	for id := range v.locals {
 		l.have[id] = claim(v.want(id), found)

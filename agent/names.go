@@ -61,10 +61,21 @@ func (a *Agent) reopenNames(ctx context.Context) {
 		if !s.Up {
 			continue
 		}
-		if err := a.serveNames(ctx, s); err != nil && ctx.Err() == nil {
+		if err := a.reopen(ctx, s.ID); err != nil && ctx.Err() == nil {
 			a.log.Error("cannot answer names in a sandbox", "sandbox", s.Name, "error", err)
 		}
 	}
+}
+
+// reopen has the sandbox's turn: one that ends meanwhile must not get a resolver after it.
+func (a *Agent) reopen(ctx context.Context, id record.SandboxID) error {
+	done, err := a.boxes.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, _ := a.boxes.get(id)
+	return a.serveNames(ctx, s)
 }
 
 // hostsFile is the sandbox's /etc/hosts.

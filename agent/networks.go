@@ -108,8 +108,11 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 	if s, err = a.boxes.find(string(s.ID)); err != nil {
 		return "", err
 	}
-	if s.NetworkMode == "host" {
-		return "", api.Refuse(api.Invalid, "sandbox sharing network namespace with host network cannot be connected to any other network")
+	switch s.NetworkMode {
+	case "host":
+		return "", api.Refuse(api.Invalid, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case "none":
+		return "", api.Refuse(api.Invalid, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
 	n, at, err := a.attachment(ctx, s.Name, r)
 	if err != nil {

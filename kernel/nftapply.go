@@ -34,6 +34,9 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 	if err != nil {
 		return err
 	}
+	if kept != nil { // only then: closing the connection waits for what a delete in it leaves to the kernel, about 10 ms
+		n.DelTable(t)
+	}
 	if err = queueTable(n, t, spec, kept); err == nil {
 		err = n.Flush()
 	}
@@ -47,8 +50,6 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 var ruleComment = []byte("\x00\x05weft\x00")
 
 func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string][]element) error {
-	n.AddTable(t) // so that the delete finds one
-	n.DelTable(t)
 	n.AddTable(t)
 	for i, s := range spec.Sets {
 		if err := queueSet(n, t, s, uint32(i+1), kept[s.Name]); err != nil {

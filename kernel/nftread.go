@@ -177,13 +177,13 @@ func readElements(ctx context.Context, s *socket, t tableID, set string) ([]elem
 }
 
 // elementsIn returns what the sets of a table hold that are of a wanted name and type, if there is such a table. It is put back when the
-// table is replaced: so it has to be all.
+// table is replaced: so it has to be all. Nil means that there is no such table.
 func elementsIn(ctx context.Context, c *conn, t tableID, want []Set) (map[string][]element, error) {
 	s, err := c.filters()
 	if err != nil {
 		return nil, err
 	}
-	out := map[string][]element{}
+	var out map[string][]element
 	tables, err := ownTables(ctx, s)
 	if err != nil {
 		return nil, err
@@ -192,6 +192,7 @@ func elementsIn(ctx context.Context, c *conn, t tableID, want []Set) (map[string
 		if there != t {
 			continue
 		}
+		out = map[string][]element{}
 		sets, err := readSets(ctx, s, t)
 		if err != nil {
 			return nil, err

@@ -21,6 +21,7 @@ deps() {
   for n in $needs; do
     command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
   done
+  [ -e /usr/include/google/protobuf/timestamp.proto ] || missing+=(libprotobuf-dev)
   [ ${#missing[@]} = 0 ] && return
   root
   echo "== installing ${missing[*]}"

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -42,15 +44,27 @@ func Refuse(k Kind, format string, args ...any) error {
 	return &Refusal{Kind: k, Err: fmt.Errorf(format, args...)}
 }
 
+// withExit adds the exit code that docker run has for a process that could not be run.
+func withExit(st *status.Status, code int) error {
+	info := &errdetails.ErrorInfo{Reason: "NOT_STARTED", Domain: "weft", Metadata: map[string]string{"exit_code": strconv.Itoa(code)}}
+	if detailed, err := st.WithDetails(info); err == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
 // toStatus gives err the code that its kind has in the contract; its text stays as it is.
 func toStatus(err error) error {
 	var r *Refusal
 	var s interface{ GRPCStatus() *status.Status }
+	var x interface{ ExitCode() int }
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &r) && kindCodes[r.Kind] != codes.OK:
 		return status.Error(kindCodes[r.Kind], err.Error())
+	case errors.As(err, &x):
+		return withExit(status.New(codes.FailedPrecondition, err.Error()), x.ExitCode())
 	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrUnknown):
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled):

@@ -78,6 +78,9 @@ type StartError struct {
 
 func (e *StartError) Error() string { return e.Reason }
 
+// ExitCode is Code, for those who know of exit codes only.
+func (e *StartError) ExitCode() int { return e.Code }
+
 func refuse(code int, format string, args ...any) *StartError {
 	return &StartError{Code: code, Reason: fmt.Sprintf(format, args...)}
 }

@@ -115,7 +115,7 @@ func (f *Follower) watchLocked(partition string) {
 	f.watches[partition] = cancel
 	f.wg.Go(func() {
 		for b := range f.store.Watch(ctx, partition) {
-			if b.Resync && partition != store.Meta {
+			if partition != store.Meta && (b.Resync || f.sweeps(partition, b)) {
 				f.makeSure(ctx)
 			}
 			f.take(ctx, partition, b)
@@ -155,6 +155,24 @@ func (f *Follower) makeSure(ctx context.Context) {
 		case <-time.After(askAgain):
 		}
 	}
+}
+
+// sweeps tells a batch that may be a part of a store being emptied: agents delete one endpoint, or one sign of life, in a transaction. The
+// last one of a network is looked at too.
+func (f *Follower) sweeps(partition string, b store.Batch) bool {
+	gone := 0
+	for _, k := range b.Dels {
+		if partition == store.Alive || strings.HasPrefix(k.Name, "ep/") {
+			gone++
+		}
+	}
+	if gone == 0 || partition == store.Alive {
+		return gone > 1
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	net, ok := f.truth.Net(record.NetworkID(strings.TrimPrefix(partition, record.NetPartition(""))))
+	return gone > 1 || !ok || net.Len() <= gone
 }
 
 // Unfollow drops a network's partition: its endpoints are unknown from now on.

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
 )
 
@@ -37,7 +39,21 @@ func runFault(err error) error {
 	if errors.As(err, &f) {
 		return f
 	}
+	if code, ok := notStarted(err); ok {
+		return &fault{code: code, text: "weft: " + sentence(plain(err)), err: err}
+	}
 	return &fault{code: codeAgent, text: "weft: " + sentence(plain(err)) + "\nSee 'weft run --help'.", err: err}
+}
+
+// notStarted returns the exit code that the agent gave for a process that could not be run.
+func notStarted(err error) (int, bool) {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.Reason == "NOT_STARTED" {
+			code, err := strconv.Atoi(info.Metadata["exit_code"])
+			return code, err == nil
+		}
+	}
+	return 0, false
 }
 
 // sentence ends text as a sentence ends.
