@@ -152,10 +152,16 @@ func TestConnectAndDisconnect(t *testing.T) {
 	if err := a.blind(addrB); err != nil {
 		t.Error(err)
 	}
-	h1.refuses(1, "is not connected to network back", "network", "disconnect", "back", "a")
+	h1.refuses(1, "container a is not connected to network back", "network", "disconnect", "back", "a")
 	if err := a.finds("b"); err != nil {
 		t.Error(err)
 	}
+	for range 4 { // at once, while the old interface is still on its way out
+		h1.weft("network", "connect", "back", "a")
+		h1.weft("network", "disconnect", "back", "a")
+	}
+	h1.weft("network", "connect", "--ip", "10.2.0.9", "back", "a")
+	eventually(t, settle, func() error { return a.reaches(addrB) })
 }
 
 func TestASandboxThatIsStoppedConnectsAtItsStart(t *testing.T) {

@@ -77,6 +77,9 @@ func TestExitCodes(t *testing.T) {
 		{125, []string{"run", "--nope", "true"}},
 		{126, []string{"run", "--rm", "--network", "web", "--", "/etc/passwd"}},
 		{127, []string{"run", "--rm", "--network", "web", "--", "no-such-program"}},
+		{127, []string{"run", "-d", "--network", "web", "--", "no-such-program"}},
+		{126, []string{"run", "-d", "--network", "web", "--", "/etc/passwd"}},
+		{125, []string{"run", "-d", "--network", "web", "-w", "/no/such/directory", "--", "true"}},
 	} {
 		if r := h.try(x.args...); r.Code != x.code {
 			t.Errorf("weft %v: exit %d, want %d; it said %q", x.args, r.Code, x.code, r.Stderr)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // refusesQuickly is what a claim does without a store: at once is better, five seconds are the most.
@@ -214,6 +216,33 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, settle, func() error { return a.finds("b", b.addr("web")) })
+}
+
+// Nor is one that somebody empties while the agents look on: what runs goes on.
+func TestAStoreThatIsEmptied(t *testing.T) {
+	t.Parallel()
+	c, e := upWithEtcd(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "web")
+	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
+	eventually(t, settle, func() error { return a.reaches(b.addr("web")) })
+	addrB := b.addr("web")
+	traffic := a.flow(addrB)
+	_, err := c.store(e).Delete(within(t, patience), storePrefix, clientv3.WithPrefix())
+	must(t, err)
+	for _, h := range []*host{h1, h2} {
+		eventually(t, patience, func() error {
+			if got := h.weft("host", "ls", "--format", "{{.Notes}}"); !strings.Contains(got, "lost the record of cluster") {
+				return fmt.Errorf("host ls says %q, want that the store was emptied", got)
+			}
+			return nil
+		})
+	}
+	traffic.flows()
+	traffic.end()
+	if err := errors.Join(a.reaches(addrB), a.finds("b", addrB)); err != nil {
+		t.Error(err)
+	}
 }
 
 // A store that has lost everything is no truth: nothing is taken down because of it.

@@ -105,6 +105,33 @@ func TestNoNetworkLooksEmptyBeforeTheClusterIsKnown(t *testing.T) {
 	}
 }
 
+// A store that is emptied key by key, or in one go while agents look on, is not one whose endpoints have left: each partition hears of its
+// own keys first.
+func TestAStoreThatIsEmptiedUnderAnAgent(t *testing.T) {
+	for name, endpoints := range map[string]int{"the only endpoint": 1, "many": 3} {
+		for range 20 {
+			w := newWorld(t)
+			w.apply(t, cluster(t, "c"))
+			all := []store.Op{store.Del(record.ClusterKey())}
+			for i := range endpoints {
+				ops := endpoint(t, front, i)
+				w.apply(t, ops...)
+				for _, o := range ops {
+					all = append(all, store.Del(o.Key))
+				}
+			}
+			f := start(t, follow.Config{Store: w.follows, Cluster: "c"})
+			f.Follow(front)
+			synced(t, f, store.Meta, record.NetPartition(front))
+			w.apply(t, all...)
+			until(t, name+": the store is believed", func() bool { return f.Doubt() != nil })
+			if n := length(f, front); n != endpoints {
+				t.Fatalf("%s: the picture has %d endpoints, want %d", name, n, endpoints)
+			}
+		}
+	}
+}
+
 // What is lost must be asked for, also when the store answers only later.
 func TestASyncWaitsForAStoreThatCannotBeAsked(t *testing.T) {
 	w := newWorld(t)
