@@ -265,6 +265,56 @@ func TestOneNetworksFailureIsItsOwn(t *testing.T) {
 	})
 }
 
+// What is still being deleted keeps its names: a sandbox that comes back to a network under another endpoint waits for its old interface,
+// and a network for the VNI of the one before.
+func TestWhatLeavesIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, k := memory.New(), fake.New(testDir)
+		s := newSite(t, w, k)
+		defer s.stop()
+		s.write(hosts()...)
+		s.write(network(front, "10.1.0.0/24"), network(back, "10.1.8.0/24")) // of one VNI, as if the first were removed
+		s.set(box("a", in(front, "e1", "10.1.0.2")))
+		if err := s.do(t.Context(), front, "e1"); err != nil {
+			t.Fatal(err)
+		}
+		k.Log()
+		began := time.Now()
+		keep := box("z", in(front, "e9", "10.1.0.9")) // so that the network stays
+		s.set(box("a"), keep)
+		if err := s.do(t.Context(), front, ""); err != nil {
+			t.Fatal(err)
+		}
+		s.set(box("a", in(front, "e2", "10.1.0.3")), keep)
+		if err := s.do(t.Context(), front, "e2"); err != nil {
+			t.Fatal(err)
+		}
+		s.holds("back under another endpoint")
+		s.set(box("a", in(back, "e3", "10.1.8.2")))
+		if err := s.do(t.Context(), front, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.do(t.Context(), back, "e3"); err != nil {
+			t.Fatal(err)
+		}
+		s.holds("in a network of the same VNI")
+		if took := time.Since(began); took > laneWait {
+			t.Errorf("it took %s: the lane gathered though somebody waited", took)
+		}
+		gone, made := -1, -1
+		for i, o := range k.Log() {
+			if o.Obj.Kind == kernel.KindVXLAN && o.Verb == kernel.Del {
+				gone = i
+			} else if o.Obj.Kind == kernel.KindVXLAN {
+				made = i
+			}
+		}
+		if gone < 0 || made < gone {
+			t.Errorf("the new tunnel was made at step %d, the old one deleted at %d", made, gone)
+		}
+	})
+}
+
 // A reading that fails, as one does while something else changes all the time, is tried again soon, and nothing is deleted meanwhile.
 func TestAReadingThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
