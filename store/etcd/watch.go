@@ -30,7 +30,7 @@ type watch struct {
 	known     map[string]store.Rev // name to Rev, as delivered
 	rev       store.Rev            // up to which everything was delivered
 	cluster   uint64
-	fresh     time.Time // when rev was the cluster's, at the earliest
+	fresh     time.Time // what is asked after it is answered with rev or a later one
 	begun     bool
 	lost      bool // what was delivered does not lead to what is there: list
 }
@@ -80,11 +80,11 @@ func (w *watch) run(ctx context.Context) {
 func (w *watch) resync(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, 6*callTimeout)
 	defer cancel()
-	asked := time.Now()
 	l, cluster, err := w.s.list(call, w.partition)
 	if err != nil {
 		return err
 	}
+	listed := time.Now() // an answer to what was asked before may be of a revision before the list's
 	sameHistory := cluster == w.cluster && l.Rev >= w.rev
 	b := store.Batch{Rev: l.Rev, Resync: true}
 	now := make(map[string]store.Rev, len(l.Entries))
@@ -101,7 +101,7 @@ func (w *watch) resync(ctx context.Context) error {
 	}
 	slices.SortFunc(b.Dels, func(x, y store.Key) int { return strings.Compare(x.Name, y.Name) })
 	tell := !w.begun || !sameHistory || len(b.Puts)+len(b.Dels) > 0
-	w.known, w.rev, w.cluster, w.fresh, w.begun, w.lost = now, l.Rev, cluster, asked, true, false
+	w.known, w.rev, w.cluster, w.fresh, w.begun, w.lost = now, l.Rev, cluster, listed, true, false
 	if tell {
 		return w.send(ctx, b)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -228,6 +229,9 @@ func TestForegroundPassesSignals(t *testing.T) {
 	}
 	f.serve(t, s.path)
 	s.in = bytes.NewReader(make([]byte, 8<<20))
+	unignored := make(chan os.Signal, 8) // whoever started the tests may have them ignored: nohup, a shell's background job
+	signal.Notify(unignored, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(unignored)
 	for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		var out, errs syncBuffer
 		code := make(chan int, 1)

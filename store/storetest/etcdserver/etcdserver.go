@@ -240,5 +240,34 @@ func (m *Member) Kill() error {
 }
 
 // Pause stops the member's process, Resume lets it go on.
-func (m *Member) Pause() error  { return m.cmd.Process.Signal(syscall.SIGSTOP) }
+func (m *Member) Pause() error {
+	if err := m.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for end := time.Now().Add(pauseWait); ; time.Sleep(time.Millisecond) {
+		if stopped(m.cmd.Process.Pid) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("etcd %d goes on though it was told to stop", m.cmd.Process.Pid)
+		}
+	}
+}
+
+// pauseWait is how long a busy machine may take to stop a process: a signal only asks for it.
+const pauseWait = 5 * time.Second
+
+// stopped tells whether no thread of a process runs (proc(5), state T).
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, f := range threads {
+		raw, rerr := os.ReadFile(f)
+		_, after, found := strings.Cut(string(raw), ") ")
+		if rerr != nil || !found || !strings.HasPrefix(after, "T") {
+			return false
+		}
+	}
+	return err == nil && len(threads) > 0
+}
+
 func (m *Member) Resume() error { return m.cmd.Process.Signal(syscall.SIGCONT) }
