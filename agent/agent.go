@@ -114,6 +114,7 @@ func (a *Agent) live(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
+	defer a.closeRunner()
 	if err := a.recoverSandboxes(ctx); err != nil {
 		return err
 	}
@@ -164,6 +165,13 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 		return err
 	}
 	return nil
+}
+
+// closeRunner ends what this agent itself does for its sandboxes; they go on.
+func (a *Agent) closeRunner() {
+	if a.runner != nil {
+		a.runner.Close()
+	}
 }
 
 // watchEnds deals with the ends of sandboxes' processes, each in a goroutine of its own: one may have to wait for its turn.

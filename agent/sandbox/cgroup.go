@@ -25,9 +25,27 @@ type cgroups struct{ dir string }
 const supervisorsGroup = "supervisors"
 
 func findCgroups(runDir string) cgroups {
+	dir := groupsOf(runDir)
+	if dir == "" || os.MkdirAll(dir, 0o755) != nil {
+		return cgroups{}
+	}
+	return cgroups{dir: dir}
+}
+
+// SweepGroups removes the control groups of a Host that is gone, with all its processes, and that could not Close.
+func SweepGroups(runDir string) error {
+	dir := groupsOf(runDir)
+	if dir == "" {
+		return nil
+	}
+	return cgroups{dir: filepath.Dir(dir)}.remove(filepath.Base(dir))
+}
+
+// groupsOf names the directory of a Host's groups; "" where there are no groups.
+func groupsOf(runDir string) string {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return cgroups{}
+		return ""
 	}
 	defer func() { _ = f.Close() }()
 	for s := bufio.NewScanner(f); s.Scan(); {
@@ -35,13 +53,10 @@ func findCgroups(runDir string) cgroups {
 		fields := strings.Fields(own)
 		if strings.HasPrefix(fs, "cgroup2 ") && len(fields) > 4 {
 			sum := sha256.Sum256([]byte(runDir))
-			dir := filepath.Join(fields[4], "weft", hex.EncodeToString(sum[:6]))
-			if os.MkdirAll(dir, 0o755) == nil {
-				return cgroups{dir: dir}
-			}
+			return filepath.Join(fields[4], "weft", hex.EncodeToString(sum[:6]))
 		}
 	}
-	return cgroups{}
+	return ""
 }
 
 // make returns the directory of a sandbox's group, which it makes; "" where there are no groups.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/agent/sandbox"
 	"weft/kernel"
 )
 
@@ -91,7 +92,6 @@ func (r remains) list() ([]string, error) {
 func (r remains) clear(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
-	groups := r.sandboxes()
 	err := poll(ctx, 2*time.Millisecond, func() error {
 		mounts, err := mountsBelow(r.dir)
 		if err != nil {
@@ -111,7 +111,7 @@ func (r remains) clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{removeGroups(ctx, groups), unmountBelow(r.dir)}
+	errs := []error{r.removeGroups(), unmountBelow(r.dir)}
 	for _, n := range r.nodes {
 		errs = append(errs, kernel.RemoveNetns(n))
 	}
@@ -196,30 +196,16 @@ func inGroup(pid int, groups map[string]bool) bool {
 	return false
 }
 
-// removeGroups removes the sandboxes' control groups, which are empty; the kernel may need a moment to see that.
-func removeGroups(ctx context.Context, ids []string) error {
-	all, err := mounts()
-	if err != nil {
-		return err
-	}
-	for _, m := range all {
-		if m.kind != "cgroup2" {
-			continue
-		}
-		for _, id := range ids {
-			dir := filepath.Join(m.point, "weft", id)
-			err := poll(ctx, 2*time.Millisecond, func() error {
-				if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-					return fmt.Errorf("remove control group %s: %w", dir, err)
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+// removeGroups removes the control groups of the agents that had their sandboxes below the directory; nothing runs in them any more.
+func (r remains) removeGroups() error {
+	var errs []error
+	for _, pattern := range []string{"sandboxes", "run/sandboxes", "*/run/sandboxes"} {
+		found, _ := filepath.Glob(filepath.Join(r.dir, pattern)) // the patterns are good ones
+		for _, dir := range found {
+			errs = append(errs, sandbox.SweepGroups(dir))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // mount is a line of mountinfo.
