@@ -350,12 +350,16 @@ func replaced(have kernel.State, by []kernel.Key) {
 	}
 }
 
-// slowToDelete: links and namespaces.
+// slowToDelete: links, namespaces and tables, each of which waits for the kernel's readers.
 func slowToDelete(o kernel.Object) bool {
-	return o.Kind == kernel.KindNetns || o.Kind == kernel.KindBridge || o.Kind == kernel.KindVXLAN || o.Kind == kernel.KindVeth
+	switch o.Kind {
+	case kernel.KindNetns, kernel.KindBridge, kernel.KindVXLAN, kernel.KindVeth, kernel.KindTable:
+		return true
+	}
+	return false
 }
 
-// resources are what a link or a namespace has for itself until it is gone: its name, its VNI, the name of its far end. Other objects go
+// resources are what an object that is slow to delete has for itself until it is gone: its name, its VNI, the name of its far end. Other objects go
 // at once.
 func resources(o kernel.Object) []string {
 	if !slowToDelete(o) {
