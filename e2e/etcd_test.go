@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,15 +16,14 @@ import (
 	"google.golang.org/grpc"
 
 	"weft/e2e/lab"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 // etcd is a real etcd server on a node of its own, which the hosts' agents use as the cluster's store.
 type etcd struct {
 	c      *cluster
 	node   *lab.Node
-	server *etcdserver.Cluster
-	dir    string
+	server *server.Cluster
 	url    string
 }
 
@@ -60,10 +58,9 @@ func upWithEtcd(t *testing.T) (*cluster, *etcd) {
 func (e *etcd) start() {
 	e.c.t.Helper()
 	ctx := within(e.c.t, 2*time.Minute) // the server may have to be built
-	e.dir = e.c.t.TempDir()
-	server, err := etcdserver.Start(ctx, etcdserver.Options{
-		Dir: e.dir, Host: e.node.Addr.String(), Port: etcdPort, Start: e.node.Start,
-		Ready: func(ctx context.Context, _ *etcdserver.Cluster) error { return e.ready(ctx) },
+	server, err := server.Start(ctx, server.Options{
+		Dir: e.c.t.TempDir(), Host: e.node.Addr.String(), Port: etcdPort, Dial: e.node.Dial,
+		Start: func(_ *server.Member, cmd *exec.Cmd) error { return e.node.Start(cmd) },
 	})
 	if err != nil {
 		e.c.t.Fatal(err)
@@ -76,16 +73,6 @@ func (e *etcd) start() {
 	})
 }
 
-func (e *etcd) ready(ctx context.Context) error {
-	cli, err := storeClient(e.node, netip.AddrPortFrom(e.node.Addr, etcdPort))
-	if err != nil {
-		return err
-	}
-	defer cli.Close()
-	_, err = cli.Put(ctx, "ready", "")
-	return err
-}
-
 func (e *etcd) down() {
 	e.c.t.Helper()
 	if err := e.server.Members[0].Kill(); err != nil {
@@ -96,12 +83,12 @@ func (e *etcd) down() {
 // lose takes all that the server, which is down, had on its disk.
 func (e *etcd) lose() {
 	e.c.t.Helper()
-	must(e.c.t, os.RemoveAll(filepath.Join(e.dir, e.server.Members[0].Name)))
+	must(e.c.t, e.server.Members[0].Lose())
 }
 
 func (e *etcd) up() {
 	e.c.t.Helper()
-	if err := errors.Join(e.server.Members[0].Start(), e.ready(within(e.c.t, patience))); err != nil {
+	if err := errors.Join(e.server.Members[0].Start(), e.server.Wait(within(e.c.t, patience))); err != nil {
 		e.c.t.Fatal(err)
 	}
 }

@@ -7,7 +7,7 @@ GO=${GO:-$(command -v go || echo /usr/local/go/bin/go)}
 export PATH="$(dirname "$GO"):$PWD/bin:$PATH"
 
 # Program and the Debian package that has it.
-needs="ip:iproute2 nft:nftables dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc"
+needs="java:default-jre-headless ip:iproute2 nft:nftables dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc"
 
 root() {
   if [ "$(id -u)" != 0 ]; then
@@ -22,6 +22,7 @@ deps() {
     command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
   done
   [ -e /usr/include/google/protobuf/timestamp.proto ] || missing+=(libprotobuf-dev)
+  [ -e /usr/share/java/zookeeper.jar ] || missing+=(libzookeeper-java)
   [ ${#missing[@]} = 0 ] && return
   root
   echo "== installing ${missing[*]}"

@@ -17,7 +17,7 @@ import (
 	"weft/store/etcd"
 	"weft/store/follow"
 	"weft/store/record"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 // agent is a registry as an agent has it: on a real store, with the picture that its watches give it.
@@ -30,7 +30,7 @@ type agent struct {
 
 func agents(t *testing.T, n int) []*agent {
 	t.Helper()
-	c, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: t.TempDir()})
+	c, err := server.Start(t.Context(), server.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,7 +19,7 @@ import (
 
 	"weft/e2e/lab"
 	weftv1 "weft/proto/weft/v1"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 type config struct {
@@ -36,7 +37,7 @@ type bench struct {
 	lab    *lab.Lab
 	store  *lab.Node
 	hosts  []*host // a, b, c
-	etcd   *etcdserver.Cluster
+	etcd   *server.Cluster
 	made   int // names given
 }
 
@@ -163,16 +164,9 @@ func (b *bench) startStore(ctx context.Context) (err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make the store's directory: %w", err)
 	}
-	b.etcd, err = etcdserver.Start(ctx, etcdserver.Options{
-		Dir: dir, Host: b.store.Addr.String(), Port: etcdPort, Start: b.store.Start,
-		Ready: func(ctx context.Context, _ *etcdserver.Cluster) error {
-			cli, err := b.client(b.store)
-			if err != nil {
-				return err
-			}
-			_, err = cli.Put(ctx, "ready", "")
-			return errors.Join(err, cli.Close())
-		},
+	b.etcd, err = server.Start(ctx, server.Options{
+		Dir: dir, Host: b.store.Addr.String(), Port: etcdPort, Dial: b.store.Dial,
+		Start: func(_ *server.Member, cmd *exec.Cmd) error { return b.store.Start(cmd) },
 	})
 	return err
 }

@@ -9,13 +9,13 @@ import (
 
 	"weft/store"
 	"weft/store/etcd"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 // withPassword turns authentication on, with one user who may do all.
-func withPassword(t *testing.T, c *etcdserver.Cluster) {
+func withPassword(t *testing.T, c *server.Cluster) {
 	t.Helper()
-	cli, err := c.Client()
+	cli, err := c.EtcdClient()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func TestAWatcherThatWasAway(t *testing.T) {
 			write(store.Del(key("goes")), store.Del(key("came and went")))
 			last := write(store.Put(key("changes"), []byte("twice")), store.Put(key("new"), nil))
 			if compacted {
-				if err := c.Compact(t.Context()); err != nil {
+				if err := c.CompactEtcd(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -16,11 +16,11 @@ import (
 	"weft/store"
 	"weft/store/etcd"
 	"weft/store/storetest"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 // The servers are started once for the package.
-var single, three *etcdserver.Cluster
+var single, three *server.Cluster
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -35,12 +35,12 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	for size, c := range map[int]**etcdserver.Cluster{1: &single, 3: &three} {
+	for size, c := range map[int]**server.Cluster{1: &single, 3: &three} {
 		d, err := os.MkdirTemp(dir, "c")
 		if err != nil {
 			panic(err)
 		}
-		if *c, err = etcdserver.Start(context.Background(), etcdserver.Options{Size: size, Dir: d}); err != nil {
+		if *c, err = server.Start(context.Background(), server.Options{Size: size, Dir: d}); err != nil {
 			panic(err)
 		}
 		defer func() { _ = (*c).Stop() }()
@@ -53,7 +53,7 @@ func run(m *testing.M) int {
 	return code
 }
 
-func client(t *testing.T, c *etcdserver.Cluster, prefix string) store.Store {
+func client(t *testing.T, c *server.Cluster, prefix string) store.Store {
 	t.Helper()
 	s, err := etcd.New(etcd.Config{Endpoints: c.Endpoints(), Prefix: prefix, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -64,13 +64,13 @@ func client(t *testing.T, c *etcdserver.Cluster, prefix string) store.Store {
 }
 
 func TestConformance(t *testing.T) {
-	for name, c := range map[string]*etcdserver.Cluster{"one node": single, "three nodes": three} {
+	for name, c := range map[string]*server.Cluster{"one node": single, "three nodes": three} {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, storetest.World{
 				Floor:  2 * time.Second,
 				Client: func(t *testing.T, prefix string) store.Store { return client(t, c, prefix) },
 				Compact: func(t *testing.T) {
-					if err := c.Compact(context.Background()); err != nil {
+					if err := c.CompactEtcd(context.Background()); err != nil {
 						t.Error(err)
 					}
 				},
@@ -97,9 +97,9 @@ func TestAServerThatIsNotThereIsUnreachableSoon(t *testing.T) {
 	}
 }
 
-func own(t *testing.T, size int) *etcdserver.Cluster {
+func own(t *testing.T, size int) *server.Cluster {
 	t.Helper()
-	c, err := etcdserver.Start(t.Context(), etcdserver.Options{Size: size, Dir: t.TempDir()})
+	c, err := server.Start(t.Context(), server.Options{Size: size, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestAPausedServerLeavesTheOutcomeUnknown(t *testing.T) {
 func TestAWipedServerIsListedAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: dir})
+	c, err := server.Start(t.Context(), server.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

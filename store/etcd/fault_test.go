@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"weft/store"
-	"weft/store/storetest/etcdserver"
+	"weft/store/storetest/server"
 )
 
 func key(name string) store.Key { return store.Key{Partition: store.Meta, Name: name} }
@@ -39,7 +39,7 @@ func (o *outcomes) note(t *testing.T, k store.Key, rev store.Rev, err error) {
 }
 
 // load lets clients write until stopped, each key once.
-func load(t *testing.T, c *etcdserver.Cluster) (o *outcomes, stop func()) {
+func load(t *testing.T, c *server.Cluster) (o *outcomes, stop func()) {
 	t.Helper()
 	o = &outcomes{applied: map[store.Key]store.Rev{}, unknown: map[store.Key]bool{}, never: map[store.Key]bool{}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -104,9 +104,9 @@ func (o *outcomes) check(t *testing.T, l store.Snapshot) {
 	t.Logf("%d applied, %d unknown, %d not applied", len(o.applied), len(o.unknown), len(o.never))
 }
 
-func leader(t *testing.T, c *etcdserver.Cluster) *etcdserver.Member {
+func leader(t *testing.T, c *server.Cluster) *server.Member {
 	t.Helper()
-	cli, err := c.Client()
+	cli, err := c.EtcdClient()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,14 +128,14 @@ func leader(t *testing.T, c *etcdserver.Cluster) *etcdserver.Member {
 func TestServersThatDieUnderLoad(t *testing.T) {
 	for name, tc := range map[string]struct {
 		size int
-		kill func(*testing.T, *etcdserver.Cluster, *outcomes)
+		kill func(*testing.T, *server.Cluster, *outcomes)
 	}{
-		"the only server, killed and started": {1, func(t *testing.T, c *etcdserver.Cluster, _ *outcomes) {
+		"the only server, killed and started": {1, func(t *testing.T, c *server.Cluster, _ *outcomes) {
 			if err := errors.Join(c.Members[0].Kill(), c.Members[0].Start()); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"the leader of three": {3, func(t *testing.T, c *etcdserver.Cluster, o *outcomes) {
+		"the leader of three": {3, func(t *testing.T, c *server.Cluster, o *outcomes) {
 			m := leader(t, c)
 			if err := m.Kill(); err != nil {
 				t.Fatal(err)
