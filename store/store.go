@@ -101,7 +101,8 @@ type Store interface {
 	List(ctx context.Context, partition string) (Snapshot, error)
 	// Watch delivers batches until ctx ends, then closes the channel. It does not fail when the back end is out of reach: it waits, and resumes.
 	Watch(ctx context.Context, partition string) <-chan Batch
-	// Txn applies t. Errors: *ConflictError (refused), ErrUnknown, ErrUnreachable (surely not applied), ErrInvalid (out of the limits above).
+	// Txn applies t. Errors: *ConflictError (refused), ErrUnknown, ErrUnreachable (surely not applied), ErrRefused (surely
+	// not applied, and not for want of a server), ErrInvalid (out of the limits above).
 	Txn(ctx context.Context, t Txn) (Rev, error)
 	// OpenSession creates s.Key bound to a new session, or takes over the session s.Resume if that still holds the key.
 	// A key held by another session is refused with *ConflictError.
@@ -137,6 +138,9 @@ type Session interface {
 	Alive() Cond
 	// TTL is the granted time to live.
 	TTL() time.Duration
+	// Bound is the longest that the key outlives its holder's last renewal while the back end is up. It is at least TTL: back ends enforce
+	// theirs late, each by an amount of its own.
+	Bound() time.Duration
 	// Done is closed when the session may have ended: at the latest one TTL after the last renewal that succeeded.
 	Done() <-chan struct{}
 	// Close ends the session and deletes its key at once. Leave stops renewing and keeps both, for a successor to resume.
@@ -161,6 +165,7 @@ var (
 	ErrUnknown     = errors.New("outcome unknown")
 	ErrUnreachable = errors.New("store not reachable")
 	ErrInvalid     = errors.New("invalid transaction")
+	ErrRefused     = errors.New("refused by the store") // wrong credentials or no right to it: the same call would be refused again
 	ErrClosed      = errors.New("store closed")
 )
 

@@ -21,7 +21,7 @@ func (s *Store) readError(what string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case refused(err):
-		return fmt.Errorf("etcd: %s: the server refuses it: %s", what, reason(err))
+		return fmt.Errorf("etcd: %s: %w: %s", what, store.ErrRefused, reason(err))
 	}
 	return fmt.Errorf("etcd: %s: %w (%s)", what, store.ErrUnreachable, reason(err))
 }
@@ -34,7 +34,7 @@ func (s *Store) writeError(err error) error {
 	case notSent(err), errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrTooManyRequests), errors.Is(err, rpctypes.ErrLeaseNotFound):
 		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
 	case refused(err):
-		return fmt.Errorf("etcd: the server refuses the transaction: %s", reason(err))
+		return fmt.Errorf("etcd: %w: %s", store.ErrRefused, reason(err))
 	}
 	return fmt.Errorf("etcd: %w (%s)", store.ErrUnknown, reason(err))
 }

@@ -18,6 +18,9 @@ import (
 // minTTL is etcd's floor of a lease's time to live with its default election timeout.
 const minTTL = 2 * time.Second
 
+// sweep is how much later than its end etcd deletes the keys of a lease, at the most, while it has a leader.
+const sweep = time.Second
+
 // revokeWait is how long the call that failed waits for that.
 const revokeWait = time.Second
 
@@ -166,6 +169,7 @@ func (x *session) renew(ctx context.Context) {
 func (x *session) ID() string            { return strconv.FormatInt(int64(x.lease), 16) }
 func (x *session) Alive() store.Cond     { return store.Cond{Key: x.key, Rev: x.rev} }
 func (x *session) TTL() time.Duration    { return x.ttl }
+func (x *session) Bound() time.Duration  { return x.ttl + sweep }
 func (x *session) Done() <-chan struct{} { return x.done }
 
 // Close revokes the lease, and with it the key.

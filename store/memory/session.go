@@ -125,6 +125,7 @@ func (s *session) forgetLocked() {
 func (s *session) ID() string            { return s.id }
 func (s *session) Alive() store.Cond     { return store.Cond{Key: s.key, Rev: s.rev} }
 func (s *session) TTL() time.Duration    { return s.ttl }
+func (s *session) Bound() time.Duration  { return s.ttl }
 func (s *session) Done() <-chan struct{} { return s.done }
 
 // Close ends the session.
