@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/url"
 	"time"
 
@@ -15,6 +14,9 @@ import (
 // connectWait is how long a call waits for a connection. A call that never had one was surely not applied, and fails soon: left to itself
 // the client would try until the caller's deadline, and could not say which.
 const connectWait = time.Second
+
+// whyWait is how long the question may take why there is none.
+const whyWait = 400 * time.Millisecond
 
 // connected returns nil once there is a connection.
 func (s *Store) connected(ctx context.Context) error {
@@ -45,24 +47,81 @@ func (s *Store) connected(ctx context.Context) error {
 		}
 		tried = tried || state == connectivity.Connecting
 	}
-	return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, s.why(ctx))
+	return s.why(ctx)
 }
 
 // why asks the endpoints themselves: gRPC keeps the reason to itself.
-func (s *Store) why(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 300*time.Millisecond)
+func (s *Store) why(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), whyWait)
 	defer cancel()
-	for _, ep := range s.cli.Endpoints() {
+	reason := errors.New("a server accepts connections and does not answer")
+	for i, ep := range s.cli.Endpoints() {
 		host := ep
 		if u, err := url.Parse(ep); err == nil && u.Host != "" {
 			host = u.Host
 		}
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", host)
-		if err != nil {
-			return err.Error()
+		err := s.shake(ctx, host)
+		if errors.Is(err, store.ErrRefused) {
+			return fmt.Errorf("etcd: %s: %w", host, err)
 		}
-		_ = c.Close()
+		if i == 0 && err != nil {
+			reason = err
+		}
 	}
-	return "a server accepts connections and does not answer; are TLS options missing or wrong?"
+	return fmt.Errorf("etcd: %w (%w)", store.ErrUnreachable, reason)
+}
+
+// shake connects to one server, and returns what is wrong with that. Refused is what another try would not change: a certificate that one
+// end does not trust, or TLS at one end only.
+func (s *Store) shake(ctx context.Context, host string) error {
+	conn, err := s.cfg.Dial(ctx, "tcp", host)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		return err
+	}
+	if s.cfg.TLS == nil {
+		if err := tls.Client(conn, &tls.Config{ServerName: name, VerifyConnection: func(tls.ConnectionState) error { return errSpeaksTLS }, InsecureSkipVerify: true}).HandshakeContext(ctx); errors.Is(err, errSpeaksTLS) {
+			return err
+		}
+		return nil
+	}
+	conf := s.cfg.TLS.Clone()
+	conf.NextProtos = []string{"h2"}
+	if conf.ServerName == "" {
+		conf.ServerName = name
+	}
+	c := tls.Client(conn, conf)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return refusedBy(err, conf)
+	}
+	// With TLS 1.3 a server tells only now what it thinks of this host's certificate.
+	deadline, _ := ctx.Deadline()
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 1))
+	return refusedBy(err, conf)
+}
+
+var errSpeaksTLS = fmt.Errorf("%w: the server speaks TLS, and no TLS option is given", store.ErrRefused)
+
+// refusedBy tells refusals from all else that may be wrong with a TLS connection; of that, what only says that the server waits is nothing.
+func refusedBy(err error, conf *tls.Config) error {
+	var alert tls.AlertError
+	var plain tls.RecordHeaderError
+	switch {
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case errors.As(err, &plain):
+		return fmt.Errorf("%w: the server does not speak TLS, and TLS options are given", store.ErrRefused)
+	case errors.As(err, &alert) && conf.GetClientCertificate == nil && len(conf.Certificates) == 0:
+		return fmt.Errorf("%w: the server wants a certificate of this host, and none is given (%w)", store.ErrRefused, alert)
+	case errors.As(err, &alert):
+		return fmt.Errorf("%w: the server does not take the certificate of this host (%w)", store.ErrRefused, alert)
+	}
+	return err
 }

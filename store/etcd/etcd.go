@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type Config struct {
 	TLS       *tls.Config
 	Username  string
 	Password  string
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer's
 	Log       *slog.Logger
 }
 
@@ -70,27 +72,17 @@ func New(cfg Config) (*Store, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("etcd: no endpoints")
 	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	conf := clientv3.Config{
-		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Context: ctx, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
-		Logger: zap.NewNop(), MaxUnaryRetries: tries,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
-			MinConnectTimeout: pingTimeout,
-		})},
-	}
-	if cfg.Username != "" {
-		// With a name and a password the client would log in here, and wait for as long as the cluster is down. With a token that the
-		// server refuses it logs in when it is told so: at the first call.
-		conf.Token = "none yet"
-	}
-	cli, err := clientv3.New(conf)
+	cli, err := clientv3.New(clientConfig(ctx, cfg))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("etcd: %w", err)
-	}
-	if cfg.Username != "" {
-		cli.Token, cli.Username, cli.Password = "", cfg.Username, cfg.Password
 	}
 	prefix := strings.Trim(cfg.Prefix, "/") + "/"
 	s := &Store{cli: cli, cfg: cfg, log: cfg.Log, prefix: prefix, history: newHistory(cli, prefix), ctx: ctx, cancel: cancel}
@@ -99,6 +91,25 @@ func New(cfg Config) (*Store, error) {
 	}
 	s.start(func() { s.history.followConnection(ctx) }, nil)
 	return s, nil
+}
+
+// clientConfig leaves the user out: with a name and a password the client would log in at once, and wait for as long as the cluster is down.
+func clientConfig(ctx context.Context, cfg Config) clientv3.Config {
+	out := clientv3.Config{
+		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Context: ctx, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		Logger: zap.NewNop(), MaxUnaryRetries: tries,
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
+				MinConnectTimeout: pingTimeout,
+			}),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return cfg.Dial(ctx, "tcp", addr) }),
+		},
+	}
+	if cfg.Password != nil {
+		out.DialOptions = append(out.DialOptions, newLogin(cfg.User, cfg.Password).options()...)
+	}
+	return out
 }
 
 // start runs f in a goroutine that Close waits for, or closed if the store is closed.
