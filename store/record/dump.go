@@ -34,6 +34,9 @@ func (s *Snapshot) Dump(partition string) (store.Snapshot, error) {
 	for id, h := range n.eps.all() {
 		add(EndpointKey(n.ID, id), h.rev, h.Endpoint)
 	}
+	for _, h := range n.keeps.all() {
+		add(KeptKey(n.ID, h.Name), h.rev, h.Kept)
+	}
 	for a, id := range n.addrs.all() {
 		claim(AddrKey(n.ID, a), string(id))
 	}

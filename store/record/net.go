@@ -22,6 +22,7 @@ type Net struct {
 	addrs  cow[netip.Addr, EndpointID] // claims: an address is taken even where its owner's record is corrupt
 	names  cow[string, EndpointID]     // claims, folded
 	labels cow[string, []EndpointID]   // every DNS label of an endpoint, folded; sorted
+	keeps  cow[string, heldKept]       // what is kept, by folded name
 }
 
 type held struct {
@@ -106,6 +107,7 @@ type netEdit struct {
 	addrs  edit[netip.Addr, EndpointID]
 	names  edit[string, EndpointID]
 	labels edit[string, []EndpointID]
+	keeps  edit[string, heldKept]
 }
 
 func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
@@ -115,6 +117,7 @@ func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
 		addrs:  edit[netip.Addr, EndpointID]{to: &next.addrs, seed: n.seed},
 		names:  edit[string, EndpointID]{to: &next.names, seed: n.seed},
 		labels: edit[string, []EndpointID]{to: &next.labels, seed: n.seed},
+		keeps:  edit[string, heldKept]{to: &next.keeps, seed: n.seed},
 	}
 	for _, k := range b.Dels {
 		e.del(k.Name)
@@ -149,6 +152,8 @@ func (e *netEdit) put(x store.Entry) error {
 		e.addrs.put(a, EndpointID(x.Value))
 	case "name":
 		e.names.put(id, EndpointID(x.Value))
+	case "kept":
+		return take(x.Value, &Kept{}, func(r *Kept) { e.keeps.put(id, heldKept{r, x.Rev}) })
 	}
 	return nil
 }
@@ -165,6 +170,8 @@ func (e *netEdit) del(name string) {
 		}
 	case "name":
 		e.names.del(id)
+	case "kept":
+		e.keeps.del(id)
 	}
 }
 
