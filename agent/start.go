@@ -147,7 +147,7 @@ func (a *Agent) openStore(ctx context.Context) (closeAll func(), err error) {
 		url = "etcd://" + srv.Endpoint() + "/weft"
 		stop = srv.Close
 	}
-	a.store, err = open.Open(url, opts, a.log)
+	a.store, err = open.Open(url, opts, open.Options{Log: a.log})
 	if err != nil {
 		stop()
 		return nil, err
@@ -164,14 +164,14 @@ func (a *Agent) wire(id journal.Identity) error {
 	for _, err := range errs {
 		a.log.Warn("left out of the picture of the last life", "error", err)
 	}
-	opts, err := open.Parse("etcd://127.0.0.1:2379", ttlOpts(a.cfg.StoreOpts))
+	ttl, heartbeat, err := open.Timing(a.cfg.StoreOpts)
 	if err != nil {
 		return err
 	}
 	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
 	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now})
 	a.member = newMember(memberConfig{
-		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.cfg.storeName(), ttl: opts.TTL, every: opts.Heartbeat,
+		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.cfg.storeName(), ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts,
 		rejoined: func(context.Context) { a.publisher.kick() },
 	}, id)
@@ -184,15 +184,4 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.boxes)
 	return nil
-}
-
-// ttlOpts keeps the options that are about sessions.
-func ttlOpts(in map[string]string) map[string]string {
-	out := map[string]string{}
-	for k, v := range in {
-		if strings.HasPrefix(k, "discovery.") {
-			out[k] = v
-		}
-	}
-	return out
 }

@@ -40,7 +40,7 @@ func TestAUserIsAuthenticatedAlsoWhenTheServerComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	as := func(user, password string) store.Store {
-		s, err := etcd.New(etcd.Config{Endpoints: c.Endpoints(), Prefix: "p", Username: user, Password: password})
+		s, err := etcd.New(etcd.Config{Endpoints: c.Endpoints(), Prefix: "p", User: user, Password: func() (string, error) { return password, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,9 +34,9 @@ type Config struct {
 	Endpoints []string // HOST:PORT or http(s)://HOST:PORT
 	Prefix    string   // of all keys, without slashes at its ends
 	TLS       *tls.Config
-	Username  string
-	Password  string
-	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer's
+	User      string
+	Password  func() (string, error)                                               // asked at each login; nil: none
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: a net.Dialer's
 	Log       *slog.Logger
 }
 
@@ -71,9 +71,6 @@ var _ store.Store = (*Store)(nil)
 func New(cfg Config) (*Store, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("etcd: no endpoints")
-	}
-	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{}).DialContext
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{}).DialContext

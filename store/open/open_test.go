@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -35,7 +34,7 @@ func TestURLs(t *testing.T) {
 		if err != nil || !slices.Equal(c.Endpoints, want.Endpoints) || c.Prefix != want.Prefix {
 			t.Errorf("%s: %+v, %v", raw, c, err)
 		}
-		if c.TTL != 15*time.Second || c.Heartbeat != 5*time.Second {
+		if c.TTL != 15*time.Second || c.Heartbeat != 0 {
 			t.Errorf("%s: TTL %v, heartbeat %v", raw, c.TTL, c.Heartbeat)
 		}
 	}
@@ -54,8 +53,7 @@ func TestRefusals(t *testing.T) {
 		opts opts
 		want string
 	}{
-		{"", nil, "no URL"}, {"h1:2379", nil, "supported are etcd://"}, {"redis://h", nil, "unknown cluster store scheme"},
-		{"consul://h:8500/p", nil, "not supported yet"}, {"zk://h:2181", nil, "not supported yet"},
+		{"", nil, "no URL"}, {"h1:2379", nil, "supported are etcd://, consul:// or zk://"}, {"redis://h", nil, "unknown cluster store scheme"},
 		{"etcd://", nil, "has no host"}, {"etcd:///p", nil, "has no host"}, {"etcd://h1,", nil, "has no host"}, {"etcd://h:0", nil, "no port"},
 		{"etcd://h:x", nil, "no port"}, {"etcd://h:65536", nil, "no port"}, {"etcd://::1", nil, "HOST:PORT"}, {"etcd://[::1", nil, "HOST:PORT"},
 		{"etcd://a b", nil, "no host"}, {"etcd://h/a?x", nil, "plain path"}, {"etcd://h/%41", nil, "plain path"},
@@ -67,7 +65,7 @@ func TestRefusals(t *testing.T) {
 		{"etcd://h", opts{"kv.user": "u"}, "go together"}, {"etcd://h", opts{"kv.user": "u", "kv.passwordfile": missing}, missing},
 		{"etcd://h", opts{"kv.cacertfile": missing}, missing}, {"etcd://h", opts{"kv.cacertfile": bad}, "no certificate"},
 		{"etcd://h", opts{"kv.certfile": bad, "kv.keyfile": key}, "kv.certfile"}, {"etcd://h", opts{"kv.certfile": cert, "kv.keyfile": ca}, "kv.keyfile"},
-		{"etcd://h", opts{"kv.user": "u", "kv.passwordfile": os.DevNull}, "empty"},
+		{"etcd://h", opts{"kv.user": "u", "kv.passwordfile": os.DevNull}, "no regular file"},
 	} {
 		_, err := open.Parse(tc.raw, tc.opts)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -114,7 +112,7 @@ func TestOpenDoesNotWaitForTheServer(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	for name, opts := range map[string]map[string]string{"plain": nil, "with a password": {"kv.user": "u", "kv.passwordfile": password}} {
 		begin := time.Now()
-		s, err := open.Open("etcd://"+l.Addr().String(), opts, slog.New(slog.DiscardHandler))
+		s, err := open.Open("etcd://"+l.Addr().String(), opts, open.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
