@@ -28,11 +28,13 @@ type member struct {
 
 	mu      sync.Mutex // guards what follows
 	id      journal.Identity
-	actor   *registry.Actor // nil: not joined
-	why     error           // why not
-	host    record.Host     // as registered last
-	notes   []string        // what this host has to say of itself
-	changed chan struct{}   // closed and replaced when actor or why change
+	actor   *registry.Actor  // nil: not joined
+	why     error            // why not
+	host    record.Host      // as registered last
+	notes   []string         // what this host has to say of itself
+	since   time.Time        // when it joined last, or when it has been out of its cluster
+	granted [2]time.Duration // TTL and bound of the last session
+	changed chan struct{}    // closed and replaced when actor or why change
 }
 
 type memberConfig struct {
@@ -62,7 +64,7 @@ const (
 func newMember(cfg memberConfig, id journal.Identity) *member {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return &member{memberConfig: cfg, instance: hex.EncodeToString(b[:]), id: id, changed: make(chan struct{})}
+	return &member{memberConfig: cfg, instance: hex.EncodeToString(b[:]), id: id, changed: make(chan struct{}), since: cfg.clock.Now()}
 }
 
 // claim returns who may change the store in this host's name, once it has joined; else, within joinPatience, why it cannot.
@@ -134,6 +136,12 @@ func (m *member) say() []string {
 func (m *member) set(actor *registry.Actor, why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if (actor == nil) != (m.actor == nil) {
+		m.since = m.clock.Now()
+	}
+	if actor != nil {
+		m.granted = [2]time.Duration{actor.Session.TTL(), actor.Session.Bound()}
+	}
 	m.actor, m.why = actor, why
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -349,4 +357,22 @@ func (m *member) joined() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.actor != nil
+}
+
+// standing is how this host stands with its store: whether it is a member and since when, why not, and what its last session was granted.
+type standing struct {
+	joined     bool
+	since      time.Time
+	why        error
+	ttl, bound time.Duration // bound is 0 before the first session
+}
+
+func (m *member) standing() standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := standing{joined: m.actor != nil, since: m.since, why: m.why, ttl: m.granted[0], bound: m.granted[1]}
+	if s.bound == 0 {
+		s.ttl = m.ttl
+	}
+	return s
 }

@@ -18,6 +18,7 @@ type Backend interface {
 	NetworkBackend
 	SandboxBackend
 	ClusterBackend
+	StoreBackend
 }
 
 // NetworkBackend is what the Networks service calls.

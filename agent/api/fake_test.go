@@ -36,6 +36,7 @@ type fake struct {
 	unknown   []string
 	hosts     []api.HostView
 	about     api.About
+	store     api.StoreStatus
 	stream    api.Stream
 	block     bool // WaitSandbox waits for its context
 }

@@ -32,6 +32,7 @@ type client struct {
 	weftv1.NetworksClient
 	weftv1.SandboxesClient
 	weftv1.ClusterClient
+	weftv1.StoresClient
 	conn *grpc.ClientConn
 	host string
 
@@ -88,7 +89,8 @@ func (c *cli) agent() (*client, error) {
 		return nil, fmt.Errorf("prepare to speak to the agent at %s: %w", host, err)
 	}
 	a.conn = conn
-	a.NetworksClient, a.SandboxesClient, a.ClusterClient = weftv1.NewNetworksClient(conn), weftv1.NewSandboxesClient(conn), weftv1.NewClusterClient(conn)
+	a.NetworksClient, a.SandboxesClient = weftv1.NewNetworksClient(conn), weftv1.NewSandboxesClient(conn)
+	a.ClusterClient, a.StoresClient = weftv1.NewClusterClient(conn), weftv1.NewStoresClient(conn)
 	c.once = a
 	return a, nil
 }

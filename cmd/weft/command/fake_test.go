@@ -30,6 +30,7 @@ type fake struct {
 	weftv1.UnimplementedNetworksServer
 	weftv1.UnimplementedSandboxesServer
 	weftv1.UnimplementedClusterServer
+	fakeStores
 
 	networks  []*weftv1.Network
 	endpoints []*weftv1.Endpoint
@@ -240,6 +241,7 @@ func (f *fake) serve(t *testing.T, path string) (stop func()) {
 	weftv1.RegisterNetworksServer(s, f)
 	weftv1.RegisterSandboxesServer(s, f)
 	weftv1.RegisterClusterServer(s, f)
+	weftv1.RegisterStoresServer(s, f)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	stop = sync.OnceFunc(func() {

@@ -1,0 +1,62 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	weftv1 "weft/proto/weft/v1"
+	"weft/store"
+)
+
+// StoreBackend is what the Stores service calls.
+type StoreBackend interface {
+	StoreStatus(ctx context.Context) StoreStatus
+}
+
+// The states of a store, as a host sees it.
+const (
+	StoreConnected = "connected"
+	StoreJoining   = "joining" // it answers, and this host is no member of its cluster yet
+	StoreAway      = "away"
+)
+
+// StoreStatus is how the store is, as this host sees it. What is not known now is zero.
+type StoreStatus struct {
+	store.Status
+	URL        string // without secrets
+	Embedded   bool
+	Cluster    string // ID of the weft cluster
+	TTL, Bound time.Duration
+	State      string
+	Since      time.Time
+	Err        error // why it is not connected
+	Hosts      int
+	Alive      int
+}
+
+type stores struct {
+	weftv1.UnimplementedStoresServer
+	b StoreBackend
+}
+
+func (s *stores) StoreStatus(ctx context.Context, _ *weftv1.StoreStatusRequest) (*weftv1.StoreStatusResponse, error) {
+	st := s.b.StoreStatus(ctx)
+	out := &weftv1.StoreStatusResponse{
+		Url: st.URL, Embedded: st.Embedded, Backend: st.Backend, Version: st.Version, Endpoints: st.Endpoints, Leader: st.Leader,
+		Revision: uint64(st.Rev), HistoryId: st.Status.ClusterID, ClusterId: st.Cluster, SessionTtl: durationpb.New(st.TTL),
+		State: st.State, Since: timestamppb.New(st.Since), Hosts: uint32(st.Hosts), HostsAlive: uint32(st.Alive),
+	}
+	if st.Latency > 0 {
+		out.Latency = durationpb.New(st.Latency)
+	}
+	if st.Bound > 0 {
+		out.SessionBound = durationpb.New(st.Bound)
+	}
+	if st.Err != nil {
+		out.Error = st.Err.Error()
+	}
+	return out, nil
+}
