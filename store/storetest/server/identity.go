@@ -1,20 +1,12 @@
 package server
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 // User and Password are those of a secure cluster's one user; Token is Consul's.
@@ -60,57 +52,77 @@ func (c *Cluster) identityOpts() map[string]string {
 	return out
 }
 
-// makeIdentities makes a CA, a certificate for all members and one for clients, and the files with password and token.
+// makeIdentities makes the certificates, and the files with password and token.
 func makeIdentities(dir string, hosts []string) error {
 	id := identityIn(dir)
-	ca := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	caKey, err := issue(ca, nil, nil, id.ca, id.caKey)
+	return errors.Join(
+		id.certify(hosts), replace(id.password, []byte(Password+"\n"), 0o600), replace(id.token, []byte(Token+"\n"), 0o600))
+}
+
+// certify makes a CA, a certificate for all members and one for clients.
+func (id *identity) certify(hosts []string) error {
+	ca, err := NewAuthority()
 	if err != nil {
 		return err
 	}
-	srv := &x509.Certificate{
-		Subject: pkix.Name{CommonName: ServerName}, DNSNames: []string{ServerName, "localhost"}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, // etcd and Consul are clients of each other
+	srv := ServerCertificate(append(hosts, ServerName, "localhost", "127.0.0.1")...)
+	srv.ExtKeyUsage = append(srv.ExtKeyUsage, x509.ExtKeyUsageClientAuth) // etcd and Consul are clients of each other
+	server, err := ca.Issue(srv)
+	if err != nil {
+		return err
 	}
-	for _, h := range append(hosts, "127.0.0.1") {
-		srv.IPAddresses = append(srv.IPAddresses, net.ParseIP(h))
+	client, err := ca.Issue(ClientCertificate())
+	if err != nil {
+		return err
 	}
-	_, err = issue(srv, ca, caKey, id.serverCert, id.serverKey)
-	_, err2 := issue(clientTemplate(), ca, caKey, id.clientCert, id.clientKey)
-	return errors.Join(err, err2, os.WriteFile(id.password, []byte(Password+"\n"), 0o600), os.WriteFile(id.token, []byte(Token+"\n"), 0o600))
+	return errors.Join(
+		replace(id.ca, ca.Cert, 0o644), replace(id.caKey, ca.Key, 0o600),
+		replace(id.serverCert, server.Cert, 0o644), replace(id.serverKey, server.Key, 0o600),
+		replace(id.clientCert, client.Cert, 0o644), replace(id.clientKey, client.Key, 0o600))
 }
 
-// clientTemplate names no user: etcd would take a certificate's common name for one.
-func clientTemplate() *x509.Certificate {
-	return &x509.Certificate{
-		Subject: pkix.Name{CommonName: "client"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+// replace writes a file so that who reads it finds the old content or the new one, whole.
+func replace(path string, content []byte, mode os.FileMode) error {
+	if err := os.WriteFile(path+".new", content, mode); err != nil {
+		return err
 	}
+	return os.Rename(path+".new", path)
 }
 
-// issue signs a certificate (by itself without a parent) and writes it with its key.
-func issue(c, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, certFile, keyFile string) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+// Rotate gives a secure cluster, and its clients' files, a new CA and new certificates, and starts all members again.
+func (c *Cluster) Rotate(ctx context.Context) error {
+	id := c.identity()
+	if id == nil {
+		return errors.New("this cluster has no certificates")
+	}
+	for _, m := range c.Members {
+		if err := m.Kill(); err != nil {
+			return err
+		}
+	}
+	if err := id.certify(c.hosts()); err != nil {
+		return err
+	}
+	for _, m := range c.Members {
+		if err := m.Start(); err != nil {
+			return err
+		}
+	}
+	return c.Wait(ctx)
+}
+
+// Authority are the certificate and the key of the CA that signs a secure cluster's certificates.
+func (c *Cluster) Authority() (*Authority, error) {
+	id := c.identity()
+	if id == nil {
+		return nil, errors.New("this cluster has no certificates")
+	}
+	cert, err := os.ReadFile(id.ca)
+	key, err2 := os.ReadFile(id.caKey)
+	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
-	if parent == nil {
-		parent, parentKey = c, key
-	}
-	c.SerialNumber = big.NewInt(time.Now().UnixNano())
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, parentKey)
-	if err != nil {
-		return nil, fmt.Errorf("make a certificate: %w", err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, errors.Join(
-		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
-		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600))
+	return parseAuthority(Pair{Cert: cert, Key: key})
 }
 
 // clientTLS is a plain client's.
@@ -127,3 +139,4 @@ func (id *identity) clientTLS() (*tls.Config, error) {
 	pool.AppendCertsFromPEM(raw)
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}}, nil
 }
+
