@@ -46,3 +46,12 @@ func (t Tree) below(dir string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// within is a key's path below a directory.
+func within(dir, path string) string { return strings.TrimPrefix(clean(path), dir+"/") }
+
+// lastPart is the last name of a path.
+func lastPart(path string) string {
+	path = clean(path)
+	return path[strings.LastIndex(path, "/")+1:]
+}
