@@ -11,14 +11,16 @@ import (
 	"time"
 
 	"weft/e2e/lab"
+	"weft/store/storetest/server"
 )
 
 // cluster is a lab whose failures are the test's.
 type cluster struct {
-	t     testing.TB
-	cfg   lab.Config
-	lab   *lab.Lab
-	hosts []*host
+	t       testing.TB
+	cfg     lab.Config
+	lab     *lab.Lab
+	hosts   []*host
+	backend *backend // nil: the etcd that the first host's agent embeds
 }
 
 type host struct {
@@ -49,9 +51,13 @@ func newCluster(t testing.TB, hosts int, store lab.Store) *cluster {
 	return c
 }
 
-// up is a cluster of three hosts that have joined, with the embedded store.
+// up is a cluster of three hosts that have joined, with a store to which nothing will happen.
 func up(t testing.TB) *cluster {
 	t.Helper()
+	if kind != server.Etcd {
+		c, _ := upWithStore(t)
+		return c
+	}
 	c := newCluster(t, 3, lab.Embedded{})
 	c.start()
 	return c

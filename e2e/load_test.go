@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -67,8 +66,8 @@ func TestTwoHundredSandboxesAtOnce(t *testing.T) {
 	}
 	t.Logf("%d sandboxes ran after %s", count, time.Since(began))
 
-	cli := c.store(nil)
-	if got := netKeys(t, cli); len(got["ep"]) != count || len(got["addr"]) != count || len(got["name"]) != count {
+	records := c.records()
+	if got := records.endpoints(); len(got["ep"]) != count || len(got["addr"]) != count || len(got["name"]) != count {
 		t.Errorf("the store has %d endpoints, %d addresses, %d names; want %d of each", len(got["ep"]), len(got["addr"]), len(got["name"]), count)
 	}
 	seen := map[string]string{}
@@ -111,7 +110,7 @@ func TestTwoHundredSandboxesAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d sandboxes were gone after %s", count, time.Since(began))
-	c.isEmpty(cli)
+	c.isEmpty(records)
 }
 
 // forwards tells whether the host's bridge knows where each address is, of which there are more than one can ping.
@@ -158,10 +157,10 @@ func (c *cluster) taken(i int) *box {
 }
 
 // isEmpty waits until nothing of any sandbox is left, anywhere.
-func (c *cluster) isEmpty(cli *clientv3.Client) {
+func (c *cluster) isEmpty(r *records) {
 	c.t.Helper()
 	eventually(c.t, patience, func() error {
-		got := netKeys(c.t, cli)
+		got := r.endpoints()
 		if n := len(got["ep"]) + len(got["addr"]) + len(got["name"]); n > 0 {
 			return fmt.Errorf("the store still has %v", got)
 		}
@@ -209,6 +208,7 @@ func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	c := up(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
+	records := c.records()
 	rules := func(h *host) string {
 		text, err := ruleset(h.Path)
 		must(t, err)
@@ -226,7 +226,7 @@ func TestNothingIsLeft(t *testing.T) {
 	h1.weft("rm", "-f", "a")
 	h2.weft("rm", "-f", "b")
 	h1.weft("network", "rm", "front", "back")
-	c.isEmpty(c.store(nil))
+	c.isEmpty(records)
 	eventually(t, settle, func() error {
 		if got := rules(h2); got != before {
 			return fmt.Errorf("the rules of host2 are\n%s\nbut they were\n%s", got, before)
@@ -248,11 +248,11 @@ func TestNothingIsLeft(t *testing.T) {
 // same.
 func TestAnAgentIsKilledAtRandomMoments(t *testing.T) {
 	t.Parallel()
-	c, e := upWithEtcd(t)
+	c, _ := upWithStore(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
 	witness := h1.box("witness", "web")
-	cli := c.store(e)
+	records := c.records()
 	rounds, seed := 12, rand.Uint64()
 	if raceEnabled {
 		rounds = 4
@@ -273,7 +273,7 @@ func TestAnAgentIsKilledAtRandomMoments(t *testing.T) {
 		wg.Wait()
 		h2.up()
 		h2.awaitJoined()
-		eventually(t, patience, func() error { return h2.agrees(cli, witness) })
+		eventually(t, patience, func() error { return h2.agrees(records, witness) })
 	}
 	l, err := h2.sandboxes().ListSandboxes(ctx2(t), &weftv1.ListSandboxesRequest{All: true})
 	must(t, err)
@@ -281,7 +281,7 @@ func TestAnAgentIsKilledAtRandomMoments(t *testing.T) {
 		h2.weft("rm", "-f", s.Name)
 	}
 	h1.weft("rm", "-f", "witness")
-	c.isEmpty(cli)
+	c.isEmpty(records)
 }
 
 // churn makes, stops, starts and removes sandboxes until ctx ends. Refusals are of no interest, and neither are calls that were cut off.
@@ -305,12 +305,12 @@ func (h *host) churn(ctx context.Context, r *rand.Rand, worker int) {
 }
 
 // agrees compares what the host says of its sandboxes with the store, the kernel and the names on another host.
-func (h *host) agrees(cli *clientv3.Client, witness *box) error {
+func (h *host) agrees(r *records, witness *box) error {
 	l, err := h.sandboxes().ListSandboxes(ctx2(h.c.t), &weftv1.ListSandboxesRequest{All: true})
 	if err != nil {
 		return err
 	}
-	keys := netKeys(h.c.t, cli)
+	keys := r.endpoints()
 	want := map[string]string{"witness": ""}
 	running := 0
 	for _, s := range l.Sandboxes {

@@ -42,6 +42,9 @@ func prepareAndRun(m *testing.M) (int, error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("these tests make hosts of network namespaces: run them as root")
 	}
+	if err := chooseKind(); err != nil {
+		return 1, err
+	}
 	if err := sweepOld(); err != nil {
 		return 1, err
 	}

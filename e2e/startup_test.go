@@ -140,8 +140,8 @@ func relay(c *cluster, n *lab.Node, from, to string) {
 // A machine that was cloned has the same host ID. Its agent meets the session of the first.
 func TestAHostThatWasCloned(t *testing.T) {
 	t.Parallel()
-	c, e := newEtcdCluster(t, 2)
-	e.start()
+	c, s := newClusterWithStore(t, 2)
+	s.start()
 	h1, h2 := c.hosts[0], c.hosts[1]
 	for _, h := range c.hosts { // a session of another agent is waited for as long as it may outlive that
 		h.Args = []string{"--cluster-store-opt", "discovery.ttl=3"}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"weft/store"
 )
 
 // refusesQuickly is what a claim does without a store: at once is better, five seconds are the most.
@@ -26,24 +26,24 @@ func (h *host) refusesQuickly(code int, args ...string) {
 
 // A store that is down refuses connections, and one that hangs takes them and says nothing.
 func TestWhatGoesOnWithoutAStore(t *testing.T) {
-	for name, away := range map[string]struct{ off, on func(*etcd) }{
-		"killed": {(*etcd).down, (*etcd).up},
+	for name, away := range map[string]struct{ off, on func(*backend) }{
+		"killed": {(*backend).down, (*backend).up},
 		"hangs": {
-			func(e *etcd) { must(e.c.t, e.server.Members[0].Pause()) },
-			func(e *etcd) { must(e.c.t, e.server.Members[0].Resume()) },
+			func(s *backend) { must(s.c.t, s.server.Members[0].Pause()) },
+			func(s *backend) { must(s.c.t, s.server.Members[0].Resume()) },
 		},
 		"cable cut": {
-			func(e *etcd) { must(e.c.t, e.node.SetLink(false)) },
-			func(e *etcd) { must(e.c.t, e.node.SetLink(true)) },
+			func(s *backend) { must(s.c.t, s.node.SetLink(false)) },
+			func(s *backend) { must(s.c.t, s.node.SetLink(true)) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, e := upWithEtcd(t)
-			withoutStore(t, c, func() { away.off(e) }, func() { away.on(e) })
-			cli := c.store(e)
+			c, s := upWithStore(t)
+			withoutStore(t, c, func() { away.off(s) }, func() { away.on(s) })
+			records := c.records()
 			eventually(t, patience, func() error {
-				if got := netKeys(t, cli); len(got["ep"]) != 3 || len(got["addr"]) != 3 || len(got["name"]) != 3 {
+				if got := records.endpoints(); len(got["ep"]) != 3 || len(got["addr"]) != 3 || len(got["name"]) != 3 {
 					return fmt.Errorf("the store has %v, want the three endpoints that are left", got)
 				}
 				return nil
@@ -131,7 +131,7 @@ func withoutStore(t *testing.T, c *cluster, off, on func()) {
 
 func TestAStoreThatComesLaterThanTheAgents(t *testing.T) {
 	t.Parallel()
-	c, e := newEtcdCluster(t, 2)
+	c, s := newClusterWithStore(t, 2)
 	for _, h := range c.hosts {
 		h.up()
 	}
@@ -140,7 +140,7 @@ func TestAStoreThatComesLaterThanTheAgents(t *testing.T) {
 		t.Errorf("without a store the networks are %q, want the built-in ones", got)
 	}
 	c.hosts[0].weft("run", "--rm", "--network", "none", "--", "true")
-	e.start()
+	s.start()
 	for _, h := range c.hosts {
 		h.awaitJoined()
 	}
@@ -152,7 +152,7 @@ func TestAStoreThatComesLaterThanTheAgents(t *testing.T) {
 // An agent that starts while the store is away gives its host back all that it had.
 func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 	t.Parallel()
-	c, e := upWithEtcd(t)
+	c, s := upWithStore(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
@@ -161,7 +161,7 @@ func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 	eventually(t, patience, func() error { return pictureSaved(h2) })
 	addrA, addrB := a.addr("web"), b.addr("web")
 	traffic := a.flow(addrB)
-	e.down()
+	s.down()
 	h2.kill()
 	h2.up()
 	eventually(t, settle, func() error { return b.finds("a", addrA) })
@@ -170,7 +170,7 @@ func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 	}
 	h2.weft("stop", "-t", "0", "b")
 	traffic.stopQuietly()
-	e.up()
+	s.up()
 	eventually(t, patience, func() error { return a.finds("b") })
 	h2.weft("start", "b")
 	eventually(t, settle, func() error { return a.finds("b", b.addr("web")) })
@@ -178,25 +178,24 @@ func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 
 func TestARecordThatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	c, e := upWithEtcd(t)
+	c, _ := upWithStore(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	h1.weft("network", "create", "-d", "overlay", "other")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
 	victim := h2.box("victim", "web")
 	eventually(t, settle, func() error { return a.finds("victim", victim.addr("web")) })
-	cli := c.store(e)
-	scribbled := ""
-	for key, value := range storeKeys(t, cli) {
-		if strings.Contains(key, "/ep%2F") && strings.Contains(value, `"victim"`) {
-			scribbled = key
-			put(t, cli, key, "{scribble")
+	records, scribbled := c.records(), false
+	for _, e := range records.ofNetworks() {
+		if strings.HasPrefix(e.Key.Name, "ep/") && strings.Contains(string(e.Value), `"victim"`) {
+			scribbled = true
+			records.put(e.Key, "{scribble")
 		}
 	}
-	if scribbled == "" {
+	if !scribbled {
 		t.Fatal("the store has no record of victim")
 	}
-	put(t, cli, "meta/networks%2F"+strings.Repeat("f", 64), "\x00\xff not a record")
+	records.put(store.Key{Partition: store.Meta, Name: networksPrefix + strings.Repeat("f", 64)}, "\x00\xff not a record")
 	for _, h := range []*host{h1, h2} {
 		eventually(t, settle, func() error {
 			got := h.weft("host", "ls", "--format", "{{.Notes}}")
@@ -221,15 +220,14 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 // Nor is one that somebody empties while the agents look on: what runs goes on.
 func TestAStoreThatIsEmptied(t *testing.T) {
 	t.Parallel()
-	c, e := upWithEtcd(t)
+	c, _ := upWithStore(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
 	eventually(t, settle, func() error { return a.reaches(b.addr("web")) })
 	addrB := b.addr("web")
 	traffic := a.flow(addrB)
-	_, err := c.store(e).Delete(within(t, patience), storePrefix, clientv3.WithPrefix())
-	must(t, err)
+	c.records().empty()
 	for _, h := range []*host{h1, h2} {
 		eventually(t, patience, func() error {
 			if got := h.weft("host", "ls", "--format", "{{.Notes}}"); !strings.Contains(got, "lost the record of cluster") {
@@ -248,7 +246,7 @@ func TestAStoreThatIsEmptied(t *testing.T) {
 // A store that has lost everything is no truth: nothing is taken down because of it.
 func TestAStoreThatComesBackEmpty(t *testing.T) {
 	t.Parallel()
-	c, e := upWithEtcd(t)
+	c, s := upWithStore(t)
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
@@ -256,9 +254,9 @@ func TestAStoreThatComesBackEmpty(t *testing.T) {
 	addrA, addrB := a.addr("web"), b.addr("web")
 	traffic := a.flow(addrB)
 	eventually(t, patience, func() error { return pictureSaved(h2) })
-	e.down()
-	e.lose()
-	e.up()
+	s.down()
+	s.lose()
+	s.up()
 	eventually(t, patience, func() error {
 		if got := h1.weft("host", "ls", "--format", "{{.Notes}}"); !strings.Contains(got, "lost the record of cluster") {
 			return fmt.Errorf("host ls says %q, want that the store was emptied", got)
