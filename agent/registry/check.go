@@ -91,16 +91,35 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 		case "addr":
 			a, err := netip.ParseAddr(name)
 			ep, found := n.ByAddr(a)
-			ok = err == nil && found && hasAddr(ep, a)
+			ok = err == nil && (found && hasAddr(ep, a) || keptBy(n, record.EndpointID(e.Value), a))
 		case "name":
 			ep, found := n.ByName(name)
 			ok = found && record.Fold(ep.Name) == name
+		case "kept":
+			k, _ := n.Kept(name)
+			if k == nil {
+				errs = append(errs, fmt.Errorf("%s is corrupt", e.Key))
+				continue
+			}
+			ok = record.Fold(k.Name) == name
+			for _, a := range k.Addrs {
+				ok = ok && n.KeptFor(k.Name, a)
+			}
 		}
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s and the record that it belongs to do not match", e.Key))
 		}
 	}
 	return errs
+}
+
+func keptBy(n *record.Net, id record.EndpointID, a netip.Addr) bool {
+	for k := range n.AllKept() {
+		if k.ID == id {
+			return k.Has(a)
+		}
+	}
+	return false
 }
 
 func hasAddr(ep *record.Endpoint, a netip.Addr) bool {

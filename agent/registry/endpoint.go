@@ -60,13 +60,20 @@ func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endp
 		if err != nil {
 			return false, err
 		}
+		kept, keptRev, err := r.keptFor(ctx, ep, fresh)
+		if err != nil {
+			return false, err
+		}
 		t := txn{}
 		t.when(record.EndpointKey(ep.Network, ep.ID), store.Absent)
 		t.t.If = append(t.t.If, conds...)
 		t.when(record.NetworkKey(ep.Network), netRev)
 		t.put(record.EndpointKey(ep.Network, ep.ID), ep)
+		t.takeOver(kept, keptRev, ep)
 		for _, a := range ep.Addrs {
-			t.claim(record.AddrKey(ep.Network, a), string(ep.ID))
+			if kept == nil || !kept.Has(a) {
+				t.claim(record.AddrKey(ep.Network, a), string(ep.ID))
+			}
 		}
 		t.claim(record.EndpointNameKey(ep.Network, ep.Name), string(ep.ID))
 		rev, err = r.commit(ctx, t)
@@ -91,9 +98,12 @@ func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpo
 	case c.Key == record.EndpointNameKey(ep.Network, ep.Name):
 		return false, r.nameTaken(ctx, ep)
 	case strings.HasPrefix(c.Key.Name, "addr/"):
+		if kept, _, err := r.keptFor(ctx, ep, true); err == nil && kept != nil {
+			return true, fmt.Errorf("%s is kept for %s", c.Key, ep.Name) // the picture did not have it yet
+		}
 		return false, r.addrTaken(ctx, ep.Network, c.Key)
 	}
-	return true, err // the network's record or the fence: look at the store itself
+	return true, err // the network's record, the fence or what was kept: look at the store itself
 }
 
 // activeInPicture returns the revision of an active network in the picture; store.Absent where only the store itself can tell. A transaction
@@ -142,6 +152,8 @@ func (r *Registry) addrTaken(ctx context.Context, id record.NetworkID, k store.K
 	e := &AddrTakenError{Addr: a, Owner: "another endpoint"}
 	if o := r.owner(ctx, id, k); o != nil {
 		e.Owner, e.Host = o.Name, r.hostName(o.Host)
+	} else if k := r.keeper(id, a); k != nil {
+		e.Owner = k.Name + ", for which it is kept since it was imported"
 	}
 	return e
 }

@@ -24,6 +24,9 @@ func (r *Registry) CreateNetwork(ctx context.Context, as Actor, spec NetworkSpec
 		return nil, 0, nil, err
 	}
 	id := record.NetworkID(NewID())
+	if spec.Given != nil {
+		id = spec.Given.ID
+	}
 	err = retry(ctx, func(fresh bool) (bool, error) {
 		view := r.cfg.Picture()
 		if fresh || view.Rev(store.Meta) == 0 {
@@ -44,8 +47,8 @@ func (r *Registry) CreateNetwork(ctx context.Context, as Actor, spec NetworkSpec
 }
 
 func (r *Registry) tryCreate(ctx context.Context, as Actor, spec NetworkSpec, p plan, id record.NetworkID, view *record.Snapshot, fresh bool) (*record.Network, store.Rev, bool, error) {
-	if made, ok := view.Network(id); ok {
-		return made, view.NetworkRev(id), false, nil // an attempt whose outcome was unknown had been applied
+	if made, ok := view.Network(id); ok { // an attempt whose outcome was unknown had been applied, or somebody else gave the same ID
+		return made, view.NetworkRev(id), false, spec.sameAs(made, p.pools)
 	}
 	n, err := r.design(spec, p, id, view)
 	if err != nil {
@@ -83,7 +86,7 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 	} else if err := checkOverlaps(pools, view, p.allowOverlap); err != nil {
 		return nil, err
 	}
-	vni, err := ipam.ChooseVNI(func(v uint32) bool { _, taken := view.VNIOwner(v); return taken })
+	vni, err := chooseVNI(spec.Given, view)
 	if err != nil {
 		return nil, refuse(InUse, "%s", err)
 	}
@@ -92,13 +95,53 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 		mtu = smallestUnderlay(view) - overhead
 	}
 	n := &record.Network{
-		ID: id, Name: spec.Name, Driver: "overlay", Scope: "global", Created: r.cfg.Now().UTC(), VNI: vni, MTU: mtu, Internal: spec.Internal,
+		ID: id, Name: spec.Name, Driver: "overlay", Scope: "global", Created: r.created(spec.Given), VNI: vni, MTU: mtu, Internal: spec.Internal,
 		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
 	}
 	for _, x := range pools {
 		n.Pools = append(n.Pools, record.Pool{Subnet: x.Subnet, Gateway: x.Gateway, IPRange: x.Range, Aux: x.Aux, Auto: auto})
 	}
 	return n, nil
+}
+
+// chooseVNI takes the one that the network brings along, unless another network has it.
+func chooseVNI(g *Given, view *record.Snapshot) (uint32, error) {
+	taken := func(v uint32) bool { _, taken := view.VNIOwner(v); return taken }
+	if g != nil && g.VNI != 0 && !taken(g.VNI) {
+		return g.VNI, nil
+	}
+	return ipam.ChooseVNI(taken)
+}
+
+func (r *Registry) created(g *Given) time.Time {
+	if g != nil && !g.Created.IsZero() {
+		return g.Created.UTC()
+	}
+	return r.cfg.Now().UTC()
+}
+
+// sameAs refuses a network that has the ID that the spec brings along, and is not what the spec says.
+func (s NetworkSpec) sameAs(n *record.Network, pools []ipam.Pool) error {
+	if s.Given == nil {
+		return nil
+	}
+	differs := func(what, have string) error {
+		return refuse(Exists, "a network with ID %s is there already, and it is another: its %s %s", record.ShortID(n.ID), what, have)
+	}
+	switch {
+	case record.Fold(n.Name) != record.Fold(s.Name):
+		return differs("name is", n.Name)
+	case len(n.Pools) != len(pools):
+		return differs("subnets are", fmt.Sprint(len(n.Pools)))
+	case n.State != record.Active:
+		return refuse(InUse, "network %s is being removed", n.Name)
+	}
+	for i, p := range pools {
+		if n.Pools[i].Subnet != p.Subnet || n.Pools[i].Gateway != p.Gateway {
+			return differs("subnet is", fmt.Sprintf("%s with gateway %s", n.Pools[i].Subnet, n.Pools[i].Gateway))
+		}
+	}
+	return nil
 }
 
 func checkOverlaps(pools []ipam.Pool, view *record.Snapshot, allowRoutes bool) error {
@@ -299,8 +342,11 @@ func (r *Registry) refuseIfUsed(ctx context.Context, n *record.Network) error {
 	if err != nil {
 		return fmt.Errorf("list the endpoints of network %s: %w", n.Name, err)
 	}
-	var users []string
+	var users, kept []string
 	for _, e := range l.Entries {
+		if name, ok := record.KeptName(e.Key); ok {
+			kept = append(kept, name)
+		}
 		id, ok := strings.CutPrefix(e.Key.Name, "ep/")
 		if !ok {
 			continue
@@ -312,16 +358,24 @@ func (r *Registry) refuseIfUsed(ctx context.Context, n *record.Network) error {
 		}
 		users = append(users, fmt.Sprintf("%s on %s", ep.Name, r.hostName(ep.Host)))
 	}
-	if len(users) == 0 {
-		return nil
+	switch {
+	case len(users) > 0:
+		return refuse(InUse, "network %s id %s has active endpoints: %s", n.Name, n.ID, firstNames(users))
+	case len(kept) > 0:
+		return refuse(InUse, "network %s id %s keeps imported addresses for %s: release them with `weft import release %s`", n.Name, n.ID, firstNames(kept), n.Name)
 	}
-	slices.Sort(users)
+	return nil
+}
+
+// firstNames lists what a user can take in.
+func firstNames(names []string) string {
+	slices.Sort(names)
 	more := ""
-	if len(users) > 8 {
-		more = fmt.Sprintf(" and %d more", len(users)-8)
-		users = users[:8]
+	if len(names) > 8 {
+		more = fmt.Sprintf(" and %d more", len(names)-8)
+		names = names[:8]
 	}
-	return refuse(InUse, "network %s id %s has active endpoints: %s%s", n.Name, n.ID, strings.Join(users, ", "), more)
+	return strings.Join(names, ", ") + more
 }
 
 func (r *Registry) hostName(id record.HostID) string {

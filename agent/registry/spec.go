@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"weft/ipam"
 	"weft/store"
@@ -26,12 +27,22 @@ type NetworkSpec struct {
 	Options  map[string]string
 	Labels   map[string]string
 	IPAMOpts map[string]string
+	Given    *Given // nil: weft chooses
+}
+
+// Given is what a network that comes from elsewhere brings along.
+type Given struct {
+	ID      record.NetworkID
+	VNI     uint32    // 0: weft chooses, as it does where another network has it
+	Created time.Time // zero: now
 }
 
 // Options that weft knows.
 const (
 	OptMTU          = "com.docker.network.driver.mtu"
 	OptRouteOverlap = "weft.allow_route_overlap"
+	// OptVNIs is how Docker's users asked for VNIs. It is kept with a network that brings its own; nobody else may ask.
+	OptVNIs = "com.docker.network.driver.overlay.vxlanid_list"
 )
 
 // nameForm is Docker's form of names of networks and sandboxes.
@@ -52,10 +63,14 @@ type plan struct {
 	pools        []ipam.Pool // empty: one is chosen
 	mtu          int         // 0: from the underlay
 	allowOverlap bool
+	given        bool
 }
 
 func (s NetworkSpec) check() (plan, error) {
-	var p plan
+	p := plan{given: s.Given != nil}
+	if err := s.Given.check(); err != nil {
+		return p, err
+	}
 	if err := CheckName("network", s.Name); err != nil {
 		return p, err
 	}
@@ -116,10 +131,25 @@ func (p *plan) option(k, v string) error {
 			return refuse(Invalid, "invalid option %s=%s: it must be true or false", k, v)
 		}
 		p.allowOverlap = b
+	case k == OptVNIs && p.given:
 	case k == "encrypted":
 		return refuse(Unsupported, "option %s: encryption is not supported yet; the network was not created", k)
 	case strings.HasPrefix(k, "com.docker.") || strings.HasPrefix(k, "weft."):
 		return refuse(Unsupported, "option %s is unknown or not supported yet by the overlay driver; the network was not created", k)
+	}
+	return nil
+}
+
+// idForm is that of networks' and endpoints' IDs.
+var idForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (g *Given) check() error {
+	switch {
+	case g == nil:
+	case !idForm.MatchString(string(g.ID)):
+		return refuse(Invalid, "invalid network ID %q: it has 64 hexadecimal digits", g.ID)
+	case g.VNI > ipam.LastVNI:
+		return refuse(Invalid, "invalid VNI %d: the highest is %d", g.VNI, ipam.LastVNI)
 	}
 	return nil
 }
