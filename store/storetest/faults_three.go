@@ -1,0 +1,131 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"weft/store"
+	"weft/store/storetest/server"
+)
+
+// threeNodes breaks one or two of three servers, or what is between them.
+func threeNodes(t *testing.T, w FaultWorld) {
+	s := w.site(t, 3)
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *site)
+	}{
+		{"the leader killed", leaderKilled},
+		{"the leader paused", leaderPaused},
+		{"the leader cut off from the others", minorityCutOff},
+		{"each cut off from each", majorityCutOff},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, s) })
+	}
+}
+
+func (s *site) leader(t *testing.T) (m *server.Member) {
+	t.Helper()
+	poll(t, patience, func() (err error) {
+		m, err = s.cluster.Leader(t.Context())
+		return err
+	})
+	return m
+}
+
+func leaderKilled(t *testing.T, s *site) {
+	x := s.scene(t, "killed")
+	m := s.leader(t)
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	x.load.grown(t, 20) // the other two go on
+	t.Logf("measured: %s: twenty more writes after %v", t.Name(), time.Since(since).Round(time.Millisecond))
+	x.healed(t, time.Now())
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	x.healed(t, time.Now())
+	x.settle(t, true)
+	x.sessionLives(t)
+}
+
+func leaderPaused(t *testing.T, s *site) {
+	x := s.scene(t, "paused")
+	m := s.leader(t)
+	if err := m.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	x.load.grown(t, 20)
+	t.Logf("measured: %s: twenty more writes after %v", t.Name(), time.Since(since).Round(time.Millisecond))
+	x.healed(t, time.Now())
+	if err := m.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	x.healed(t, time.Now())
+	x.settle(t, true)
+	x.sessionLives(t)
+}
+
+// minorityCutOff takes the leader off the others, but not off its clients. Those that speak to it go to the others.
+func minorityCutOff(t *testing.T, s *site) {
+	m := s.leader(t)
+	x := s.scene(t, "minority")
+	first := s.Open(t, withFirst(s.cluster, m), s.near, "minority")
+	t.Cleanup(func() { closeStore(t, first) })
+	x.watches = append(x.watches, newFollower(t, "minority's", first))
+	heals := cut(t, s.of(s.cluster, m), drop, s.others(s.cluster, m)...)
+	since := time.Now()
+	x.load.grown(t, 20)
+	t.Logf("measured: %s: twenty more writes after %v", t.Name(), time.Since(since).Round(time.Millisecond))
+	poll(t, patience, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), callWait)
+		defer cancel()
+		_, err := first.Txn(ctx, put("through the minority's client", ""))
+		return err
+	})
+	t.Logf("measured: %s: the client of the one that was cut off went to another after %v", t.Name(), time.Since(since).Round(time.Millisecond))
+	x.healed(t, time.Now())
+	heals()
+	x.healed(t, time.Now())
+	x.settle(t, true)
+	x.sessionLives(t)
+}
+
+// withFirst are the endpoints with one member's first.
+func withFirst(c *server.Cluster, m *server.Member) []string {
+	return append([]string{m.Endpoint}, slices.DeleteFunc(c.Endpoints(), func(e string) bool { return e == m.Endpoint })...)
+}
+
+// majorityCutOff leaves no majority anywhere: nothing is acknowledged, nothing is read that may be old, nothing hangs.
+func majorityCutOff(t *testing.T, s *site) {
+	x := s.scene(t, "majority")
+	var heals []func()
+	for _, m := range s.cluster.Members[1:] {
+		heals = append(heals, cut(t, s.of(s.cluster, m), drop, s.others(s.cluster, m)...))
+	}
+	since := time.Now()
+	callsEnd(t, x.s, store.ErrUnknown)
+	time.Sleep(time.Until(since.Add(4 * time.Second)))
+	callsEnd(t, x.s, store.ErrUnknown)
+	if n := x.load.ackedSince(since); n > 0 {
+		t.Errorf("%d transactions acknowledged without a majority", n)
+	}
+	for _, h := range heals {
+		h()
+	}
+	if err := s.cluster.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.healed(t, time.Now())
+	x.settle(t, true)
+	if _, err := x.s.Get(t.Context(), key("mark")); err != nil {
+		t.Error(errors.Join(errors.New("after the cut"), err))
+	}
+	x.sessionLives(t)
+}

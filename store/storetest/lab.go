@@ -1,0 +1,106 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"weft/kernel/netnstest"
+	"weft/store/storetest/server"
+)
+
+// Dial makes a client's connections.
+type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// lab is an underlay with servers, one host each, and hosts of clients. Nothing of it is in the test's own network namespace.
+type lab struct {
+	kind    server.Kind
+	mu      sync.Mutex // guards the underlay's making of hosts
+	net     *netnstest.Underlay
+	control netnstest.Host // where the test asks from whether servers are well; never cut off
+	hosts   []netnstest.Host
+}
+
+// newLab has hosts for so many servers.
+func newLab(t *testing.T, kind server.Kind, servers int) *lab {
+	t.Helper()
+	l := &lab{kind: kind, net: netnstest.NewUnderlay(t)}
+	for range servers {
+		l.hosts = append(l.hosts, l.host(t))
+	}
+	l.control = l.host(t)
+	return l
+}
+
+// host plugs another host in.
+func (l *lab) host(t *testing.T) netnstest.Host {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.net.Host(t)
+}
+
+// firstPort is that of a lab's servers, which have their addresses for themselves.
+const firstPort = 4000
+
+// start starts one server on each host.
+func (l *lab) start(t *testing.T, dir string) *server.Cluster {
+	t.Helper()
+	var addrs []string
+	at := map[string]netnstest.Host{}
+	for i, h := range l.hosts {
+		addrs = append(addrs, h.Addr.String())
+		at[fmt.Sprintf("m%d", i)] = h
+	}
+	c, err := server.Start(t.Context(), server.Options{
+		Kind: l.kind, Size: len(addrs), Dir: dir, Hosts: addrs, Port: firstPort, Dial: dialFrom(l.control),
+		// A process belongs to the namespace of the thread that starts it.
+		Start: func(m *server.Member, cmd *exec.Cmd) error { return netnstest.Try(at[m.Name].NS, cmd.Start) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// of is the host of a member.
+func (l *lab) of(c *server.Cluster, m *server.Member) netnstest.Host {
+	for i, x := range c.Members {
+		if x == m {
+			return l.hosts[i]
+		}
+	}
+	panic("no such member")
+}
+
+// others are the hosts of all members but one.
+func (l *lab) others(c *server.Cluster, m *server.Member) []netip.Addr {
+	var out []netip.Addr
+	for i, x := range c.Members {
+		if x != m {
+			out = append(out, l.hosts[i].Addr)
+		}
+	}
+	return out
+}
+
+// dialFrom dials from a host. A socket belongs to the namespace of the thread that opens it, also when it is used elsewhere.
+func dialFrom(h netnstest.Host) Dial {
+	var d net.Dialer
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		err = netnstest.Try(h.NS, func() (err error) {
+			conn, err = d.DialContext(ctx, network, address)
+			return err
+		})
+		return conn, err
+	}
+}
