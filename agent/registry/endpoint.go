@@ -98,7 +98,7 @@ func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpo
 	case c.Key == record.EndpointNameKey(ep.Network, ep.Name):
 		return false, r.nameTaken(ctx, ep)
 	case strings.HasPrefix(c.Key.Name, "addr/"):
-		if kept, _, err := r.keptFor(ctx, ep, true); err == nil && kept != nil {
+		if kept, _, err := r.keptFor(ctx, ep, true); err == nil && kept != nil && slices.ContainsFunc(ep.Addrs, kept.Has) {
 			return true, fmt.Errorf("%s is kept for %s", c.Key, ep.Name) // the picture did not have it yet
 		}
 		return false, r.addrTaken(ctx, ep.Network, c.Key)

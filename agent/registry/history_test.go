@@ -100,6 +100,9 @@ func (m moment) check(t rapid.TB, rev store.Rev) {
 		}
 		if dir, _, _ := strings.Cut(k.Name, "/"); dir == "addr" || dir == "name" {
 			ep, there := m[record.EndpointKey(record.NetworkID(id), record.EndpointID(e.Value))]
+			if !there && dir == "addr" {
+				ep, there = m.keeper(record.NetworkID(id), string(e.Value))
+			}
 			if !there || ep.Rev < e.Rev {
 				t.Errorf("revision %d: %s is of %s, whose record is not as new", rev, k, e.Value)
 			}
@@ -108,6 +111,17 @@ func (m moment) check(t rapid.TB, rev store.Rev) {
 	for _, err := range registry.Check(m.partition(store.Meta), nets) {
 		t.Errorf("revision %d: %v", rev, err)
 	}
+}
+
+// keeper is the record that keeps an address.
+func (m moment) keeper(n record.NetworkID, id string) (store.Entry, bool) {
+	for k, e := range m {
+		r := &record.Kept{}
+		if _, ok := record.KeptName(k); ok && k.Partition == record.NetPartition(n) && r.Decode(e.Value) == nil && string(r.ID) == id {
+			return e, true
+		}
+	}
+	return store.Entry{}, false
 }
 
 // mayFollow holds what must be true of a step: the fence, and of invariants 1 and 3 what is about creation.
@@ -121,7 +135,7 @@ func (m moment) mayFollow(t rapid.TB, before *record.Snapshot, a applied) {
 		if op.Delete || existed {
 			continue
 		}
-		if id, ok := strings.CutPrefix(op.Key.Partition, record.NetPartition("")); ok && strings.HasPrefix(op.Key.Name, "ep/") {
+		if id, ok := strings.CutPrefix(op.Key.Partition, record.NetPartition("")); ok && (strings.HasPrefix(op.Key.Name, "ep/") || strings.HasPrefix(op.Key.Name, "kept/")) {
 			if n, there := before.Network(record.NetworkID(id)); !there || n.State != record.Active {
 				t.Errorf("revision %d: an endpoint was made in a network that is deleting or gone", a.rev)
 			}

@@ -11,26 +11,21 @@ import (
 	"weft/store/record"
 )
 
-// keptFor returns what is kept for an endpoint that is to be made, with its revision: nil where nothing is, or the endpoint takes none of its
-// addresses.
+// keptFor returns what is kept for an endpoint that is to be made, with its revision; nil where nothing is.
 func (r *Registry) keptFor(ctx context.Context, ep *record.Endpoint, fresh bool) (*record.Kept, store.Rev, error) {
 	var k *record.Kept
 	var rev store.Rev
 	if fresh {
-		var err error
-		if k, rev, err = get[record.Kept](ctx, r.cfg.Store, record.KeptKey(ep.Network, ep.Name)); err != nil {
-			return nil, 0, err
-		}
-	} else if net, ok := r.cfg.Picture().Net(ep.Network); ok {
-		k, rev = net.Kept(ep.Name)
+		return get[record.Kept](ctx, r.cfg.Store, record.KeptKey(ep.Network, ep.Name))
 	}
-	if k == nil || !slices.ContainsFunc(ep.Addrs, k.Has) {
-		return nil, store.Absent, nil
+	if net, ok := r.cfg.Picture().Net(ep.Network); ok {
+		k, rev = net.Kept(ep.Name)
 	}
 	return k, rev, nil
 }
 
-// takeOver gives what was kept to the endpoint that has come: while the record is as it was read, its claims are its own.
+// takeOver gives what was kept to the endpoint that has come, and lets go of what that one does not use: while the record is as it was read,
+// its claims are its own.
 func (t *txn) takeOver(k *record.Kept, rev store.Rev, ep *record.Endpoint) {
 	if k == nil {
 		return
@@ -61,8 +56,8 @@ func (r *Registry) keeper(id record.NetworkID, a netip.Addr) *record.Kept {
 	return nil
 }
 
-// keepsPerTxn is how many a transaction may keep (four conditions and writes each, beside this host's own) or release (three).
-const keepsPerTxn = (store.MaxOps - 4) / 4
+// keepsPerTxn is how many a transaction may keep (five conditions and writes each, beside the network's and this host's own) or release (three).
+const keepsPerTxn = (store.MaxOps - 4) / 5
 
 // keepAddrs keeps those addresses of a network that choose finds to be kept on a look at the store, in as many transactions as it takes.
 // choose is asked again after a lost race. What was kept when an error comes stays kept: the next import goes on from there.
@@ -85,6 +80,7 @@ func (r *Registry) keepAddrs(ctx context.Context, as Actor, id record.NetworkID,
 			t.t.If = slices.Clone(conds)
 			t.when(record.NetworkKey(id), netRev)
 			for _, k := range some {
+				t.when(record.EndpointNameKey(id, k.Name), store.Absent) // it has not come meanwhile
 				t.when(record.KeptKey(id, k.Name), store.Absent)
 				t.put(record.KeptKey(id, k.Name), k)
 				for _, a := range k.Addrs {
@@ -115,7 +111,7 @@ func (r *Registry) keptOutcome(as Actor, err error) (bool, error) {
 
 // ReleaseKept gives back what a network keeps for names, or for all where there are none, and returns whose it was.
 func (r *Registry) ReleaseKept(ctx context.Context, as Actor, id record.NetworkID, names []string) ([]string, error) {
-	var released []string
+	var tried []string // also those of whose release the store did not tell: what is gone when it is looked at again is released
 	err := retry(ctx, func(bool) (bool, error) {
 		net, err := r.readNet(ctx, id)
 		if err != nil {
@@ -125,7 +121,7 @@ func (r *Registry) ReleaseKept(ctx context.Context, as Actor, id record.NetworkI
 		if err != nil {
 			return false, err
 		}
-		todo, err := toRelease(net, names, released, r.networkName(id))
+		todo, err := toRelease(net, names, tried, r.networkName(id))
 		if err != nil {
 			return false, err
 		}
@@ -139,22 +135,20 @@ func (r *Registry) ReleaseKept(ctx context.Context, as Actor, id record.NetworkI
 				for _, a := range k.Addrs {
 					t.del(record.AddrKey(id, a))
 				}
+				tried = append(tried, k.Name)
 			}
 			if again, err := r.keptOutcome(as, r.commitOnly(ctx, t)); err != nil {
 				return again, fmt.Errorf("release kept addresses: %w", err)
 			}
-			for _, k := range some {
-				released = append(released, k.Name)
-			}
 		}
 		return false, nil
 	})
-	slices.Sort(released)
-	return released, err
+	slices.Sort(tried)
+	return slices.Compact(tried), err
 }
 
-// toRelease finds what is to be released. Names that this call has released before it lost a race are not missed.
-func toRelease(net *record.Net, names, released []string, network string) ([]*record.Kept, error) {
+// toRelease finds what is to be released. Names that this call has tried before are not missed.
+func toRelease(net *record.Net, names, tried []string, network string) ([]*record.Kept, error) {
 	var out []*record.Kept
 	if len(names) == 0 {
 		out = slices.Collect(net.AllKept())
@@ -166,7 +160,7 @@ func toRelease(net *record.Net, names, released []string, network string) ([]*re
 		switch {
 		case k != nil && !slices.Contains(out, k):
 			out = append(out, k)
-		case k == nil && !slices.ContainsFunc(released, func(r string) bool { return record.Fold(r) == record.Fold(name) }):
+		case k == nil && !slices.ContainsFunc(tried, func(r string) bool { return record.Fold(r) == record.Fold(name) }):
 			return nil, refuse(NotFound, "network %s keeps no address for %s", network, name)
 		}
 	}

@@ -111,7 +111,7 @@ func (l *lab) step() {
 	if rapid.Bool().Draw(l.t, "look") {
 		h.look(l.t, n.ID)
 	}
-	switch rapid.IntRange(0, 12).Draw(l.t, "what") {
+	switch rapid.IntRange(0, 15).Draw(l.t, "what") {
 	case 0:
 		_, _, _, _ = h.CreateNetwork(ctx, h.as, l.spec())
 	case 1, 2, 3:
@@ -122,6 +122,10 @@ func (l *lab) step() {
 		l.register(ctx, h)
 	case 7, 8:
 		l.clear(h)
+	case 9, 10:
+		_, _ = h.ImportNetwork(ctx, h.as, l.foreign())
+	case 11:
+		_, _ = h.ReleaseKept(ctx, h.as, n.ID, nil)
 	default:
 		l.attach(ctx, h, n)
 	}
