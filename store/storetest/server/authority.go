@@ -34,10 +34,11 @@ func NewAuthority() (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseAuthority(p)
+	return AuthorityOf(p)
 }
 
-func parseAuthority(p Pair) (*Authority, error) {
+// AuthorityOf is the CA whose certificate and key these are.
+func AuthorityOf(p Pair) (*Authority, error) {
 	pair, err := tls.X509KeyPair(p.Cert, p.Key)
 	if err != nil {
 		return nil, fmt.Errorf("read a CA: %w", err)

@@ -122,7 +122,7 @@ func (c *Cluster) Authority() (*Authority, error) {
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
-	return parseAuthority(Pair{Cert: cert, Key: key})
+	return AuthorityOf(Pair{Cert: cert, Key: key})
 }
 
 // clientTLS is a plain client's.
@@ -139,4 +139,3 @@ func (id *identity) clientTLS() (*tls.Config, error) {
 	pool.AppendCertsFromPEM(raw)
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}}, nil
 }
-
