@@ -18,6 +18,7 @@ var allowed = map[string][]string{
 	"store":                   {},
 	"store/etcd":              {"store"},
 	"store/memory":            {"store"},
+	"store/zk":                {"store"},
 	"store/local":             {"store", "store/memory"},
 	"store/embedded":          {"store", "store/etcd"},
 	"store/credential":        {"store"},

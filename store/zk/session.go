@@ -1,0 +1,251 @@
+package zk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"weft/store"
+)
+
+// A server ends sessions in steps of its tick, and followers tell the leader of a client's pings half a tick late. The tick is not told; by
+// default it is 2 s, and half of the shortest session that a server grants.
+const defaultTick = 2 * time.Second
+
+// minRenewal is the shortest time that a renewal is given.
+const minRenewal = 500 * time.Millisecond
+
+// session is a ZooKeeper session on connections of its own, with one key: were it that of the data connection, it would end with whatever
+// ends that one, and none could be left for a successor.
+type session struct {
+	s     *Store
+	key   store.Key
+	id    sessionID
+	sign  string
+	rev   store.Rev
+	ttl   time.Duration
+	every time.Duration // between renewals
+	done  chan struct{}
+	stop  context.CancelFunc
+	ended sync.WaitGroup
+}
+
+// OpenSession opens a ZooKeeper session, or goes on with the one to take over, and makes the key in it.
+func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store.Session, error) {
+	check := store.Txn{Then: []store.Op{store.Put(cfg.Key, cfg.Value)}}
+	if err := check.Check(); err != nil {
+		return nil, err
+	}
+	if cfg.Key.Partition != store.Alive {
+		return nil, fmt.Errorf("%w: a session holds a key of partition %s, not %s", store.ErrInvalid, store.Alive, cfg.Key)
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	data, err := s.data.link(ctx)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	l, resumed, err := s.openOrResume(ctx, data.endpoint, cfg)
+	if err != nil {
+		return nil, s.readError(nil, "open a session", err)
+	}
+	x := &session{s: s, key: cfg.Key, id: l.wire.grant.id, ttl: l.wire.grant.ttl, every: cfg.Renewal(l.wire.grant.ttl), done: make(chan struct{})}
+	if err := x.hold(ctx, l, cfg.Value); err != nil {
+		s.drop(l, !resumed) // an outcome that is unknown ends with the session
+		return nil, err
+	}
+	s.mu.Lock()
+	s.fences[x.key] = fact{exists: true, rev: x.rev, sign: x.sign}
+	s.mu.Unlock()
+	run, stop := context.WithCancel(s.ctx)
+	x.stop = stop
+	x.ended.Add(1)
+	s.start(func() {
+		defer x.ended.Done()
+		x.run(run, l, began)
+	}, func() {
+		defer x.ended.Done()
+		close(x.done)
+		l.end(false)
+	})
+	return x, nil
+}
+
+// openOrResume connects to the server that answers others already.
+func (s *Store) openOrResume(ctx context.Context, endpoint string, cfg store.SessionConfig) (*link, bool, error) {
+	if id, ok := parseSessionID(cfg.Resume); ok {
+		l, err := s.open(ctx, endpoint, cfg.TTL, id)
+		if !errors.Is(err, zk.ErrSessionExpired) {
+			return l, true, err
+		}
+	}
+	l, err := s.open(ctx, endpoint, max(cfg.TTL, time.Millisecond), sessionID{})
+	return l, false, err
+}
+
+// hold makes the key's two nodes, instead of those that the session has from before.
+func (x *session) hold(ctx context.Context, l *link, value []byte) error {
+	s := x.s
+	for {
+		have, owner, err := x.holder(ctx, l)
+		if err != nil {
+			return s.readError(l, "look for the key "+x.key.String(), err)
+		}
+		if have.exists && owner != x.id.id {
+			return &store.ConflictError{Key: x.key, Have: have.rev}
+		}
+		mark := newMark()
+		x.sign = s.sign(x.key, mark)
+		m := &multi{l: l}
+		if have.exists {
+			m.del(s.path(x.key), -1)
+			m.del(have.sign, -1)
+		}
+		m.create(s.path(x.key), []byte(mark), zk.FlagEphemeral)
+		m.create(x.sign, value, zk.FlagEphemeral)
+		m.set(s.head(store.Alive), nil, -1)
+		rs, err := l.multi(ctx, m.ops...)
+		if err == nil {
+			x.rev = store.Rev(rs[len(rs)-1].Stat.Mzxid)
+			return nil
+		}
+		var op *refusedOp
+		if !errors.As(err, &op) || !raced(op.err) {
+			return s.writeError(l, err)
+		}
+		if err := s.ensure(ctx, l, store.Alive); err != nil {
+			return s.readError(l, "make the partition", err)
+		}
+		wait(ctx, jitter(lookAgain))
+	}
+}
+
+// holder returns the key, and the ZooKeeper session that holds it.
+func (x *session) holder(ctx context.Context, l *link) (fact, uint64, error) {
+	if err := l.sync(ctx, x.s.root); err != nil {
+		return fact{}, 0, err
+	}
+	n, err := l.get(ctx, x.s.path(x.key))
+	if errors.Is(err, zk.ErrNoNode) {
+		return fact{}, 0, nil
+	}
+	if err != nil {
+		return fact{}, 0, err
+	}
+	return fact{exists: true, rev: store.Rev(n.stat.Mzxid), sign: x.s.sign(x.key, string(n.data))}, uint64(n.stat.EphemeralOwner), nil
+}
+
+// run keeps the session alive. Done is closed one TTL after the last renewal that was answered, counted from when it was sent: the library
+// itself would never say that a session is over before it has reached a server again.
+func (x *session) run(ctx context.Context, l *link, last time.Time) {
+	defer close(x.done)
+	r := newRounds(x.s.cfg.Endpoints)
+	for gone := false; !gone; {
+		left, cancel := context.WithDeadline(ctx, last.Add(x.ttl))
+		began := time.Now()
+		if l == nil {
+			var err error
+			if l, err = x.s.open(left, r.next(), x.ttl, x.id); errors.Is(err, zk.ErrSessionExpired) {
+				gone = true
+			}
+		}
+		if l != nil {
+			gone = x.renew(ctx, l, &last)
+			l.fail()
+			x.s.drop(l, false)
+			l = nil
+		}
+		if !gone {
+			r.pause(left, time.Since(began) > stable)
+		}
+		gone = gone || left.Err() != nil && time.Since(last) >= x.ttl || ctx.Err() != nil
+		cancel()
+	}
+}
+
+// renew renews the session on one connection, as long as this lasts and time is left. It tells whether the key is gone.
+func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone bool) {
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	x.s.start(func() { l.alive(watching) }, func() {})
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for time.Since(*last) < x.ttl {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-l.down:
+			return false
+		case <-next.C:
+		}
+		sent := time.Now()
+		call, cancel := context.WithDeadline(ctx, minTime(sent.Add(max(x.every, minRenewal)), last.Add(x.ttl)))
+		held, err := x.held(call, l)
+		cancel()
+		switch {
+		case err != nil:
+			next.Reset(jitter(x.ttl / 10))
+		case !held:
+			return true
+		default:
+			*last = sent
+			next.Reset(x.every)
+		}
+	}
+	return false
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// held makes the round trip that proves that the server knows the session, and that it still holds the key. A server that lags may not
+// have heard of the key yet.
+func (x *session) held(ctx context.Context, l *link) (bool, error) {
+	st, err := l.stat(ctx, x.sign)
+	if err == nil && st == nil {
+		if err = l.sync(ctx, x.s.root); err == nil {
+			st, err = l.stat(ctx, x.sign)
+		}
+	}
+	return st != nil && uint64(st.EphemeralOwner) == x.id.id, err
+}
+
+func (x *session) ID() string            { return x.id.String() }
+func (x *session) Alive() store.Cond     { return store.Cond{Key: x.key, Rev: x.rev} }
+func (x *session) TTL() time.Duration    { return x.ttl }
+func (x *session) Done() <-chan struct{} { return x.done }
+
+func (x *session) Bound() time.Duration { return x.ttl + defaultTick + defaultTick/2 }
+
+// Close deletes the key at once; the ZooKeeper session, which holds nothing then, ends by itself.
+func (x *session) Close(ctx context.Context) error {
+	x.Leave()
+	ctx, cancel := x.s.bound(ctx)
+	defer cancel()
+	l, err := x.s.data.link(ctx)
+	if err != nil {
+		return err
+	}
+	m := &multi{l: l}
+	m.del(x.sign, -1)
+	m.del(x.s.path(x.key), -1)
+	if _, err := l.multi(ctx, m.ops...); err != nil && !errors.Is(err, zk.ErrNoNode) {
+		return x.s.readError(l, "end the session", err)
+	}
+	return nil
+}
+
+// Leave stops renewing and waits for that. The connection is cut without a good-bye, with which the server would end the session.
+func (x *session) Leave() {
+	x.stop()
+	x.ended.Wait()
+}
