@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weft/agent/api"
+	"weft/agent/registry"
 	"weft/store"
 )
 
@@ -64,4 +65,13 @@ func askStore(ctx context.Context, s store.Store, times int) (store.Status, erro
 	slices.Sort(took)
 	st.Latency = took[len(took)/2]
 	return st, nil
+}
+
+// CheckStore checks every rule over the whole store.
+func (a *Agent) CheckStore(ctx context.Context) (registry.Survey, error) {
+	s, err := a.registry.Inspect(ctx)
+	if err != nil {
+		return s, a.member.explain(err)
+	}
+	return s, nil
 }

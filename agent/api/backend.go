@@ -19,6 +19,7 @@ type Backend interface {
 	SandboxBackend
 	ClusterBackend
 	StoreBackend
+	ImportBackend
 }
 
 // NetworkBackend is what the Networks service calls.

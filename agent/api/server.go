@@ -91,6 +91,7 @@ func Serve(ctx context.Context, l net.Listener, b Backend, log *slog.Logger) err
 	weftv1.RegisterSandboxesServer(s, boxes)
 	weftv1.RegisterClusterServer(s, &cluster{b: b})
 	weftv1.RegisterStoresServer(s, &stores{b: b})
+	weftv1.RegisterImportServer(s, &importer{b: b})
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(s, h)
 	reflection.Register(s)

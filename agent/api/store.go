@@ -2,11 +2,16 @@ package api
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"weft/agent/registry"
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
 )
@@ -14,6 +19,7 @@ import (
 // StoreBackend is what the Stores service calls.
 type StoreBackend interface {
 	StoreStatus(ctx context.Context) StoreStatus
+	CheckStore(ctx context.Context) (registry.Survey, error)
 }
 
 // The states of a store, as a host sees it.
@@ -59,4 +65,26 @@ func (s *stores) StoreStatus(ctx context.Context, _ *weftv1.StoreStatusRequest) 
 		out.Error = st.Err.Error()
 	}
 	return out, nil
+}
+
+func (s *stores) CheckStore(ctx context.Context, _ *weftv1.CheckStoreRequest) (*weftv1.CheckStoreResponse, error) {
+	survey, err := s.b.CheckStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &weftv1.CheckStoreResponse{Keys: uint64(survey.Keys), Partitions: uint32(survey.Partitions), Revision: uint64(survey.Rev)}
+	for _, f := range survey.Findings {
+		out.Findings = append(out.Findings, &weftv1.Finding{
+			Key: printable(f.Key.String()), Revision: uint64(f.Rev), Rule: string(f.Rule), Wrong: printable(f.Wrong), Remedy: printable(f.Do),
+		})
+	}
+	return out, nil
+}
+
+// printable makes text of what a foreign key may hold: any bytes.
+func printable(s string) string {
+	if q := strconv.Quote(s); !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return q[1 : len(q)-1]
+	}
+	return s
 }

@@ -6,16 +6,40 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"weft/agent/api"
+	"weft/agent/registry"
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
+	"weft/store/record"
 )
 
 func (f *fake) StoreStatus(context.Context) api.StoreStatus { return f.store }
+func (f *fake) CheckStore(context.Context) (registry.Survey, error) {
+	return registry.Survey{Keys: 5, Partitions: 2, Rev: 9, Findings: []record.Finding{
+		{Key: store.Key{Partition: "meta", Name: "odd\xff\n"}, Rev: 3, Rule: record.RuleForeign, Wrong: "weft knows no such key", Do: "delete it"},
+	}}, f.err
+}
+
+func TestCheckStoreOnTheWire(t *testing.T) {
+	conn, _ := serve(t, &fake{})
+	got, err := weftv1.NewStoresClient(conn).CheckStore(t.Context(), &weftv1.CheckStoreRequest{})
+	want := &weftv1.CheckStoreResponse{Keys: 5, Partitions: 2, Revision: 9, Findings: []*weftv1.Finding{
+		{Key: `meta/odd\xff\n`, Revision: 3, Rule: "foreign", Wrong: "weft knows no such key", Remedy: "delete it"},
+	}}
+	if err != nil || !proto.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	conn, _ = serve(t, &fake{err: store.ErrUnreachable})
+	if _, err := weftv1.NewStoresClient(conn).CheckStore(t.Context(), &weftv1.CheckStoreRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("without its store: %v", err)
+	}
+}
 
 func TestStoreStatusOnTheWire(t *testing.T) {
 	since := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

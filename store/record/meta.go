@@ -19,6 +19,8 @@ type metaPart struct {
 	names    map[string]NetworkID // claims, folded
 	vnis     map[uint32]NetworkID
 	vteps    map[netip.Addr]HostID
+	move     *Move
+	replies  map[HostID]*MoveReply
 	revs     map[string]store.Rev // by key name, for compare-revision
 }
 
@@ -26,6 +28,7 @@ func (m metaPart) apply(b store.Batch, bad *badEdit) metaPart {
 	next := metaPart{
 		cluster: m.cluster, networks: clone(m.networks), hosts: clone(m.hosts), fences: clone(m.fences),
 		names: clone(m.names), vnis: clone(m.vnis), vteps: clone(m.vteps), revs: clone(m.revs),
+		move: m.move, replies: clone(m.replies),
 	}
 	for _, k := range b.Dels {
 		bad.set(k, next.del(k.Name))
@@ -57,6 +60,11 @@ func (m *metaPart) put(name string, value []byte) error {
 		return take(value, &Host{}, func(r *Host) { m.hosts[HostID(id)] = r })
 	case "fences":
 		return take(value, &Fence{}, func(r *Fence) { m.fences[HostID(id)] = r })
+	case "moves":
+		if id == "" {
+			return take(value, &Move{}, func(r *Move) { m.move = r })
+		}
+		return take(value, &MoveReply{}, func(r *MoveReply) { m.replies[HostID(id)] = r })
 	case "names":
 		m.names[id] = NetworkID(value)
 	case "vnis":
@@ -95,6 +103,11 @@ func (m *metaPart) del(name string) error {
 		delete(m.hosts, HostID(id))
 	case "fences":
 		delete(m.fences, HostID(id))
+	case "moves":
+		if id == "" {
+			m.move = nil
+		}
+		delete(m.replies, HostID(id))
 	case "names":
 		delete(m.names, id)
 	case "vnis":

@@ -31,6 +31,7 @@ type Cluster struct {
 	VXLANPort uint16     `json:"vxlan_port"`
 	AddrPools []AddrPool `json:"addr_pools,omitempty"` // where automatic pools are taken from; empty: the built-in list
 	Created   time.Time  `json:"created"`
+	History   string     `json:"history,omitempty"` // another one where the records came from another store or a backup: revisions of before mean nothing
 	extra     extra      //nolint:unused // kept by the codec
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func (c *cli) storeCommand() *cobra.Command {
-	return group("store", "Look after the cluster's store", "  weft store status", c.storeStatus())
+	return group("store", "Look after the cluster's store", "  weft store status\n  weft store check", c.storeStatus(), c.storeCheck())
 }
 
 // storeState is what `store status` shows. Fields that are not known now are empty.

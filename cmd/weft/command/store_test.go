@@ -18,6 +18,11 @@ import (
 type fakeStores struct {
 	weftv1.UnimplementedStoresServer
 	store *weftv1.StoreStatusResponse
+	check *weftv1.CheckStoreResponse
+}
+
+func (f *fakeStores) CheckStore(context.Context, *weftv1.CheckStoreRequest) (*weftv1.CheckStoreResponse, error) {
+	return f.check, nil
 }
 
 func (f *fakeStores) StoreStatus(context.Context, *weftv1.StoreStatusRequest) (*weftv1.StoreStatusResponse, error) {
@@ -100,5 +105,39 @@ func TestStoreStatusInOtherForms(t *testing.T) {
 	}
 	if r := s.run("store", "status", "x"); r.code != 1 || !strings.Contains(r.err, "accepts no arguments") {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestStoreCheck(t *testing.T) {
+	bad := &weftv1.CheckStoreResponse{Keys: 12, Partitions: 3, Revision: 99, Findings: []*weftv1.Finding{
+		{Key: "meta/names/old", Revision: 7, Rule: "orphan", Wrong: "it is claimed for network x", Remedy: "delete the key"},
+		{Key: "net/a/ep/b", Revision: 8, Rule: "outside", Wrong: "address 10.9.0.1 is in no pool", Remedy: "connect it again"},
+	}}
+	for name, tc := range map[string]struct {
+		is   *weftv1.CheckStoreResponse
+		args []string
+		want result
+	}{
+		"clean": {&weftv1.CheckStoreResponse{Keys: 12, Partitions: 3, Revision: 99}, nil, result{"Nothing is wrong: 12 keys in 3 partitions at revision 99.\n", "", 0}},
+		"two things": {bad, nil, result{
+			"meta/names/old\n    it is claimed for network x\n    → delete the key\nnet/a/ep/b\n    address 10.9.0.1 is in no pool\n    → connect it again\n",
+			"Error: 2 things are wrong with the store's 12 keys\n", 1,
+		}},
+		"quiet":    {bad, []string{"-q"}, result{"meta/names/old\nnet/a/ep/b\n", "Error: 2 things are wrong with the store's 12 keys\n", 1}},
+		"template": {bad, []string{"--format", "{{.Rule}} {{.Revision}}"}, result{"orphan 7\noutside 8\n", "Error: 2 things are wrong with the store's 12 keys\n", 1}},
+		"json": {&weftv1.CheckStoreResponse{Keys: 2, Findings: bad.Findings[:1]}, []string{"--format", "json"}, result{
+			`{"Key":"meta/names/old","Remedy":"delete the key","Revision":"7","Rule":"orphan","Wrong":"it is claimed for network x"}` + "\n",
+			"Error: one thing is wrong with the store's 2 keys\n", 1,
+		}},
+		"clean json": {&weftv1.CheckStoreResponse{Keys: 2}, []string{"--format", "json"}, result{"", "", 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := newFake(), newShell(t)
+			f.check = tc.is
+			f.serve(t, s.path)
+			if got := s.run(append([]string{"store", "check"}, tc.args...)...); got != tc.want {
+				t.Errorf("got %+v\nwant %+v", got, tc.want)
+			}
+		})
 	}
 }

@@ -233,6 +233,187 @@ func (x *StoreStatusResponse) GetHostsAlive() uint32 {
 	return 0
 }
 
+type CheckStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStoreRequest) Reset() {
+	*x = CheckStoreRequest{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStoreRequest) ProtoMessage() {}
+
+func (x *CheckStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStoreRequest.ProtoReflect.Descriptor instead.
+func (*CheckStoreRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{2}
+}
+
+type CheckStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"` // sorted by key
+	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`        // that were checked
+	Partitions    uint32                 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStoreResponse) Reset() {
+	*x = CheckStoreResponse{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStoreResponse) ProtoMessage() {}
+
+func (x *CheckStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStoreResponse.ProtoReflect.Descriptor instead.
+func (*CheckStoreResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckStoreResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *CheckStoreResponse) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *CheckStoreResponse) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *CheckStoreResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// A key that breaks a rule.
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`            // PARTITION/NAME
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // 0: the key is missing
+	Rule          string                 `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`          // a word for scripts
+	Wrong         string                 `protobuf:"bytes,4,opt,name=wrong,proto3" json:"wrong,omitempty"`        // what is wrong
+	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`      // what to do
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Finding) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Finding) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Finding) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Finding) GetWrong() string {
+	if x != nil {
+		return x.Wrong
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
 var File_proto_weft_v1_store_proto protoreflect.FileDescriptor
 
 const file_proto_weft_v1_store_proto_rawDesc = "" +
@@ -261,9 +442,25 @@ const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\x05error\x18\x0f \x01(\tR\x05error\x12\x14\n" +
 	"\x05hosts\x18\x10 \x01(\rR\x05hosts\x12\x1f\n" +
 	"\vhosts_alive\x18\x11 \x01(\rR\n" +
-	"hostsAlive2R\n" +
+	"hostsAlive\"\x13\n" +
+	"\x11CheckStoreRequest\"\x92\x01\n" +
+	"\x12CheckStoreResponse\x12,\n" +
+	"\bfindings\x18\x01 \x03(\v2\x10.weft.v1.FindingR\bfindings\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x01(\rR\n" +
+	"partitions\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"y\n" +
+	"\aFinding\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05wrong\x18\x04 \x01(\tR\x05wrong\x12\x16\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy2\x99\x01\n" +
 	"\x06Stores\x12H\n" +
-	"\vStoreStatus\x12\x1b.weft.v1.StoreStatusRequest\x1a\x1c.weft.v1.StoreStatusResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
+	"\vStoreStatus\x12\x1b.weft.v1.StoreStatusRequest\x1a\x1c.weft.v1.StoreStatusResponse\x12E\n" +
+	"\n" +
+	"CheckStore\x12\x1a.weft.v1.CheckStoreRequest\x1a\x1b.weft.v1.CheckStoreResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_proto_weft_v1_store_proto_rawDescOnce sync.Once
@@ -277,25 +474,31 @@ func file_proto_weft_v1_store_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_store_proto_rawDescData
 }
 
-var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_proto_weft_v1_store_proto_goTypes = []any{
 	(*StoreStatusRequest)(nil),    // 0: weft.v1.StoreStatusRequest
 	(*StoreStatusResponse)(nil),   // 1: weft.v1.StoreStatusResponse
-	(*durationpb.Duration)(nil),   // 2: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*CheckStoreRequest)(nil),     // 2: weft.v1.CheckStoreRequest
+	(*CheckStoreResponse)(nil),    // 3: weft.v1.CheckStoreResponse
+	(*Finding)(nil),               // 4: weft.v1.Finding
+	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_proto_weft_v1_store_proto_depIdxs = []int32{
-	2, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
-	2, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
-	2, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
-	3, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
-	0, // 4: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
-	1, // 5: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
+	5, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
+	5, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
+	6, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
+	4, // 4: weft.v1.CheckStoreResponse.findings:type_name -> weft.v1.Finding
+	0, // 5: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
+	2, // 6: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
+	1, // 7: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
+	3, // 8: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
+	7, // [7:9] is the sub-list for method output_type
+	5, // [5:7] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_store_proto_init() }
@@ -309,7 +512,7 @@ func file_proto_weft_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_store_proto_rawDesc), len(file_proto_weft_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Stores_StoreStatus_FullMethodName = "/weft.v1.Stores/StoreStatus"
+	Stores_CheckStore_FullMethodName  = "/weft.v1.Stores/CheckStore"
 )
 
 // StoresClient is the client API for Stores service.
@@ -30,6 +31,8 @@ const (
 type StoresClient interface {
 	// How the store is, as this host's agent sees it. A store that does not answer is no error of the call: error says why.
 	StoreStatus(ctx context.Context, in *StoreStatusRequest, opts ...grpc.CallOption) (*StoreStatusResponse, error)
+	// Every rule that the records must keep, over the whole store. What is wrong is no error of the call.
+	CheckStore(ctx context.Context, in *CheckStoreRequest, opts ...grpc.CallOption) (*CheckStoreResponse, error)
 }
 
 type storesClient struct {
@@ -50,12 +53,24 @@ func (c *storesClient) StoreStatus(ctx context.Context, in *StoreStatusRequest, 
 	return out, nil
 }
 
+func (c *storesClient) CheckStore(ctx context.Context, in *CheckStoreRequest, opts ...grpc.CallOption) (*CheckStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_CheckStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StoresServer is the server API for Stores service.
 // All implementations must embed UnimplementedStoresServer
 // for forward compatibility.
 type StoresServer interface {
 	// How the store is, as this host's agent sees it. A store that does not answer is no error of the call: error says why.
 	StoreStatus(context.Context, *StoreStatusRequest) (*StoreStatusResponse, error)
+	// Every rule that the records must keep, over the whole store. What is wrong is no error of the call.
+	CheckStore(context.Context, *CheckStoreRequest) (*CheckStoreResponse, error)
 	mustEmbedUnimplementedStoresServer()
 }
 
@@ -68,6 +83,9 @@ type UnimplementedStoresServer struct{}
 
 func (UnimplementedStoresServer) StoreStatus(context.Context, *StoreStatusRequest) (*StoreStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StoreStatus not implemented")
+}
+func (UnimplementedStoresServer) CheckStore(context.Context, *CheckStoreRequest) (*CheckStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckStore not implemented")
 }
 func (UnimplementedStoresServer) mustEmbedUnimplementedStoresServer() {}
 func (UnimplementedStoresServer) testEmbeddedByValue()                {}
@@ -108,6 +126,24 @@ func _Stores_StoreStatus_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Stores_CheckStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).CheckStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_CheckStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).CheckStore(ctx, req.(*CheckStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Stores_ServiceDesc is the grpc.ServiceDesc for Stores service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -118,6 +154,10 @@ var Stores_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StoreStatus",
 			Handler:    _Stores_StoreStatus_Handler,
+		},
+		{
+			MethodName: "CheckStore",
+			Handler:    _Stores_CheckStore_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
