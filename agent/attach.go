@@ -182,6 +182,9 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 		return err
 	}
 	addr := want.IP
+	if !near && takeKept(net, s.Name, &want) {
+		addr = want.Addrs[0]
+	}
 	if !addr.IsValid() {
 		var err error
 		if addr, err = a.addresses.choose(n, net, want.Endpoint, preferred, near); err != nil {

@@ -46,6 +46,8 @@ type ImportPlan struct {
 	Notes     []string        // what will not be as it was
 	Network   *record.Network // as it is, or will be; nil where it is skipped
 	Endpoints []EndpointPlan
+	// Revisions of the last writes, where there were any: of the network, and of what is kept in it.
+	Rev, KeptRev store.Rev
 }
 
 // EndpointPlan is what becomes of one endpoint's address.
@@ -210,7 +212,7 @@ func (r *Registry) ImportNetwork(ctx context.Context, as Actor, f Foreign) (Impo
 	case Skip:
 		return out, nil
 	case Create:
-		n, _, _, err := r.CreateNetwork(ctx, as, f.Spec)
+		n, rev, _, err := r.CreateNetwork(ctx, as, f.Spec)
 		if KindOf(err) != 0 && KindOf(err) != Lost { // somebody was quicker
 			out.Action, out.Reason, out.Network = Skip, err.Error(), nil
 			return out, nil
@@ -218,10 +220,10 @@ func (r *Registry) ImportNetwork(ctx context.Context, as Actor, f Foreign) (Impo
 		if err != nil {
 			return ImportPlan{}, err
 		}
-		out.Network = n
+		out.Network, out.Rev = n, rev
 	}
 	first := true
-	err = r.keepAddrs(ctx, as, out.ID, func(net *record.Net) []*record.Kept {
+	out.KeptRev, err = r.keepAddrs(ctx, as, out.ID, func(net *record.Net) []*record.Kept {
 		now := planEndpoints(out.Network, net, f.Endpoints)
 		if first {
 			out.Endpoints, first = now, false

@@ -61,8 +61,8 @@ const keepsPerTxn = (store.MaxOps - 4) / 5
 
 // keepAddrs keeps those addresses of a network that choose finds to be kept on a look at the store, in as many transactions as it takes.
 // choose is asked again after a lost race. What was kept when an error comes stays kept: the next import goes on from there.
-func (r *Registry) keepAddrs(ctx context.Context, as Actor, id record.NetworkID, choose func(*record.Net) []*record.Kept) error {
-	return retry(ctx, func(bool) (bool, error) {
+func (r *Registry) keepAddrs(ctx context.Context, as Actor, id record.NetworkID, choose func(*record.Net) []*record.Kept) (rev store.Rev, err error) {
+	err = retry(ctx, func(bool) (bool, error) {
 		netRev, err := r.activeNetwork(ctx, id)
 		if err != nil {
 			return false, err
@@ -87,17 +87,15 @@ func (r *Registry) keepAddrs(ctx context.Context, as Actor, id record.NetworkID,
 					t.claim(record.AddrKey(id, a), string(k.ID))
 				}
 			}
-			if again, err := r.keptOutcome(as, r.commitOnly(ctx, t)); err != nil {
+			at, err := r.commit(ctx, t)
+			if again, err := r.keptOutcome(as, err); err != nil {
 				return again, fmt.Errorf("keep addresses: %w", err)
 			}
+			rev = at
 		}
 		return false, nil
 	})
-}
-
-func (r *Registry) commitOnly(ctx context.Context, t txn) error {
-	_, err := r.commit(ctx, t)
-	return err
+	return rev, err
 }
 
 // keptOutcome tells whether to look at the store again.
@@ -137,7 +135,8 @@ func (r *Registry) ReleaseKept(ctx context.Context, as Actor, id record.NetworkI
 				}
 				tried = append(tried, k.Name)
 			}
-			if again, err := r.keptOutcome(as, r.commitOnly(ctx, t)); err != nil {
+			_, err := r.commit(ctx, t)
+			if again, err := r.keptOutcome(as, err); err != nil {
 				return again, fmt.Errorf("release kept addresses: %w", err)
 			}
 		}

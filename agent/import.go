@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"weft/agent/api"
+	"weft/agent/registry"
+	"weft/ipam"
+	"weft/store"
+	"weft/store/record"
+)
+
+// PlanImport says what importing networks would do. It needs the store: a plan on an old picture would promise what cannot be.
+func (a *Agent) PlanImport(ctx context.Context, in []registry.Foreign) ([]registry.ImportPlan, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := a.member.claim(ctx); err != nil {
+		return nil, err
+	}
+	a.awaitPicture(ctx)
+	p := a.follower.Picture()
+	nets := map[record.NetworkID]*record.Net{}
+	for _, f := range in {
+		if f.Spec.Given == nil {
+			return nil, api.Refuse(api.Invalid, "import network %s: it has no ID", f.Spec.Name)
+		}
+		id := f.Spec.Given.ID
+		if _, there := p.Network(id); !there {
+			continue
+		}
+		net, known := a.readNet(ctx, id)
+		if !known {
+			return nil, a.member.explain(fmt.Errorf("read the endpoints of network %s: %w", f.Spec.Name, store.ErrUnreachable))
+		}
+		nets[id] = net
+	}
+	return a.registry.PlanImport(p, func(id record.NetworkID) *record.Net { return nets[id] }, in), nil
+}
+
+// ImportNetwork imports one network, and waits until this host has it in its picture.
+func (a *Agent) ImportNetwork(ctx context.Context, f registry.Foreign) (registry.ImportPlan, error) {
+	as, err := a.member.claim(ctx)
+	if err != nil {
+		return registry.ImportPlan{}, err
+	}
+	plan, err := a.registry.ImportNetwork(ctx, as, f)
+	if err != nil {
+		return plan, kindOf(a.member.explain(err))
+	}
+	seen, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := a.follower.WaitRev(seen, store.Meta, plan.Rev); err != nil {
+		a.log.Debug("imported network not seen yet", "network", plan.Name, "error", err)
+	}
+	if slices.Contains(a.follower.Following(), plan.ID) {
+		if err := a.follower.WaitRev(seen, record.NetPartition(plan.ID), plan.KeptRev); err != nil {
+			a.log.Debug("kept addresses not seen yet", "network", plan.Name, "error", err)
+		}
+	}
+	return plan, nil
+}
+
+// Kept returns what is kept in one network, or in all; networks that cannot be read now are named in unknown.
+func (a *Agent) Kept(ctx context.Context, ref string) (views []api.KeptView, unknown []string, err error) {
+	a.awaitPicture(ctx)
+	nets := slices.Collect(a.follower.Picture().Networks())
+	if ref != "" {
+		n, err := a.network(ctx, ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		nets = []*record.Network{n}
+	}
+	for _, n := range nets {
+		net, known := a.readNet(ctx, n.ID)
+		if !known {
+			unknown = append(unknown, n.Name)
+			continue
+		}
+		for k := range net.AllKept() {
+			views = append(views, api.KeptView{Kept: k, Network: n})
+		}
+	}
+	slices.SortFunc(views, func(x, y api.KeptView) int {
+		return cmp.Or(cmp.Compare(x.Network.Name, y.Network.Name), cmp.Compare(x.Name, y.Name))
+	})
+	return views, unknown, nil
+}
+
+// ReleaseKept gives back what a network keeps for names, or for all where there are none.
+func (a *Agent) ReleaseKept(ctx context.Context, ref string, names []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	n, err := a.network(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	as, err := a.member.claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	released, err := a.registry.ReleaseKept(ctx, as, n.ID, names)
+	return released, kindOf(a.member.explain(err))
+}
+
+// takeKept gives an attachment that never had an address the one that is kept for the sandbox's name, with its hardware address where that is
+// another than follows from it; it returns no address where nothing is kept, or the user wants another.
+func takeKept(net *record.Net, name string, want *record.Attachment) (preferred bool) {
+	k, _ := net.Kept(name)
+	if k == nil || len(want.Addrs) > 0 || want.IP.IsValid() && !k.Has(want.IP) || !net.KeptFor(name, k.Addrs[0]) {
+		return false
+	}
+	want.Addrs = k.Addrs[:1]
+	if want.MAC == "" && k.MAC != record.MAC(ipam.MAC(k.Addrs[0])) {
+		want.MAC = k.MAC
+	}
+	return true
+}
