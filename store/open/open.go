@@ -10,6 +10,7 @@ import (
 	"net/url"
 
 	"weft/store"
+	"weft/store/consul"
 	"weft/store/credential"
 	"weft/store/etcd"
 )
@@ -42,6 +43,8 @@ func (c Config) Open(o Options) (store.Store, error) {
 	switch c.Scheme {
 	case "etcd":
 		return etcd.New(etcd.Config{Endpoints: urls(c.Endpoints, id.tls != nil), Prefix: c.Prefix, TLS: id.tls, User: c.User, Password: id.password, Dial: o.Dial, Log: o.Log})
+	case "consul":
+		return consul.New(consul.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, TLS: id.tls, Token: id.token, Dial: o.Dial, Log: o.Log})
 	}
 	return nil, fmt.Errorf("no back end for %s://", c.Scheme)
 }
