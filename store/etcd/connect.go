@@ -38,6 +38,7 @@ func (s *Store) connected(ctx context.Context) error {
 		conn.ResetConnectBackoff()
 	}
 	conn.Connect()
+	s.seat.doubt()
 	for tried := false; ; {
 		if !conn.WaitForStateChange(ctx, state) {
 			break
@@ -46,8 +47,8 @@ func (s *Store) connected(ctx context.Context) error {
 		if state == connectivity.Ready {
 			return nil
 		}
-		if state == connectivity.TransientFailure && tried {
-			break
+		if state == connectivity.TransientFailure && tried && s.seat.alone() {
+			break // or the client may yet move to a member that answers
 		}
 		tried = tried || state == connectivity.Connecting
 	}
@@ -59,7 +60,7 @@ func (s *Store) why(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), whyWait)
 	defer cancel()
 	reason := errors.New("a server accepts connections and does not answer")
-	for i, ep := range s.cli.Endpoints() {
+	for i, ep := range s.cfg.Endpoints {
 		host := ep
 		if u, err := url.Parse(ep); err == nil && u.Host != "" {
 			host = u.Host

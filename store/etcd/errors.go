@@ -15,6 +15,7 @@ import (
 
 // readError is that of a call which may be repeated: whatever it was, nothing changed.
 func (s *Store) readError(what string, err error) error {
+	s.suspect(err)
 	switch {
 	case s.ctx.Err() != nil:
 		return store.ErrClosed
@@ -28,6 +29,7 @@ func (s *Store) readError(what string, err error) error {
 
 // writeError sorts the errors of a transaction: refused by the server, surely not applied, or of unknown outcome. In doubt it is unknown.
 func (s *Store) writeError(err error) error {
+	s.suspect(err)
 	switch {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("etcd: %w, %w", store.ErrClosed, store.ErrUnknown)
@@ -39,13 +41,24 @@ func (s *Store) writeError(err error) error {
 	return fmt.Errorf("etcd: %w (%s)", store.ErrUnknown, reason(err))
 }
 
-// refused tells what the server answers before it does anything, and would again: wrong password, no right, malformed.
-func refused(err error) bool {
-	code := status.Code(err)
+// suspect doubts the member where an error may be its own: it is without a leader, or going down.
+func (s *Store) suspect(err error) {
+	if code := codeOf(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
+		s.seat.doubt()
+	}
+}
+
+func codeOf(err error) codes.Code {
 	var e rpctypes.EtcdError
 	if errors.As(err, &e) {
-		code = e.Code()
+		return e.Code()
 	}
+	return status.Code(err)
+}
+
+// refused tells what the server answers before it does anything, and would again: wrong password, no right, malformed.
+func refused(err error) bool {
+	code := codeOf(err)
 	return code == codes.InvalidArgument || code == codes.PermissionDenied || code == codes.Unauthenticated
 }
 

@@ -58,6 +58,7 @@ type Store struct {
 	log     *slog.Logger
 	prefix  string
 	history *history
+	seat    *seat
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 
@@ -76,24 +77,29 @@ func New(cfg Config) (*Store, error) {
 		cfg.Dial = (&net.Dialer{}).DialContext
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cli, err := clientv3.New(clientConfig(ctx, cfg))
+	seat := newSeat(ctx, cfg.Endpoints)
+	cli, err := clientv3.New(clientConfig(ctx, cfg, seat.at))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
 	prefix := strings.Trim(cfg.Prefix, "/") + "/"
-	s := &Store{cli: cli, cfg: cfg, log: cfg.Log, prefix: prefix, history: newHistory(cli, prefix), ctx: ctx, cancel: cancel}
+	s := &Store{cli: cli, cfg: cfg, log: cfg.Log, prefix: prefix, history: newHistory(cli, seat, prefix), seat: seat, ctx: ctx, cancel: cancel}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.start(func() { s.history.followConnection(ctx) }, nil)
+	s.start(func() { s.history.followConnection(ctx, seat.doubt) }, nil)
+	if !seat.alone() {
+		s.start(func() { s.keepSeat(ctx) }, nil)
+	}
 	return s, nil
 }
 
 // clientConfig leaves the user out: with a name and a password the client would log in at once, and wait for as long as the cluster is down.
-func clientConfig(ctx context.Context, cfg Config) clientv3.Config {
+// Without a watch there are no pings: the server takes them for an attack.
+func clientConfig(ctx context.Context, cfg Config, endpoint string) clientv3.Config {
 	out := clientv3.Config{
-		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Context: ctx, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		Endpoints: []string{endpoint}, TLS: cfg.TLS, Context: ctx, DialKeepAliveTime: pingEvery, DialKeepAliveTimeout: pingTimeout,
 		Logger: zap.NewNop(), MaxUnaryRetries: tries,
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{
@@ -151,16 +157,36 @@ func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, callTimeout)
 }
 
-// Get returns one entry.
-func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
+// read makes a call that changes nothing: again, when the client moves to another member meanwhile.
+func (s *Store) read(ctx context.Context, what string, call func(context.Context) error) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	if err := s.connected(ctx); err != nil {
-		return store.Entry{}, err
+	for {
+		if err := s.connected(ctx); err != nil {
+			return err
+		}
+		_, _, here := s.seat.now()
+		held, free := s.seat.hold(ctx)
+		err := call(held)
+		free()
+		if err == nil {
+			return nil
+		}
+		if here.Err() == nil || ctx.Err() != nil {
+			return s.readError(what, err)
+		}
 	}
-	r, err := s.cli.Get(ctx, s.path(k))
+}
+
+// Get returns one entry.
+func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
+	var r *clientv3.GetResponse
+	err := s.read(ctx, "get "+k.String(), func(ctx context.Context) (err error) {
+		r, err = s.cli.Get(ctx, s.path(k))
+		return err
+	})
 	if err != nil {
-		return store.Entry{}, s.readError("get "+k.String(), err)
+		return store.Entry{}, err
 	}
 	if len(r.Kvs) == 0 {
 		return store.Entry{}, fmt.Errorf("%s: %w", k, store.ErrNotFound)
@@ -170,16 +196,12 @@ func (s *Store) Get(ctx context.Context, k store.Key) (store.Entry, error) {
 
 // List returns a partition at one revision.
 func (s *Store) List(ctx context.Context, partition string) (store.Snapshot, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	if err := s.connected(ctx); err != nil {
-		return store.Snapshot{}, err
-	}
-	l, _, err := s.list(ctx, partition)
-	if err != nil {
-		return store.Snapshot{}, s.readError("list "+partition, err)
-	}
-	return l, nil
+	var l store.Snapshot
+	err := s.read(ctx, "list "+partition, func(ctx context.Context) (err error) {
+		l, _, err = s.list(ctx, partition)
+		return err
+	})
+	return l, err
 }
 
 // list reads the pages at the revision of the first one, and from the start again if that was compacted meanwhile. It returns the ID of
@@ -255,6 +277,8 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 			ops[i] = clientv3.OpPut(s.path(o.Key), string(o.Value))
 		}
 	}
+	ctx, free := s.seat.hold(ctx)
+	defer free()
 	r, err := s.cli.Txn(ctx).If(cmps...).Then(ops...).Else(gets...).Commit()
 	if err != nil {
 		return 0, s.writeError(err)
@@ -291,29 +315,24 @@ func refusal(conds []store.Cond, r *clientv3.TxnResponse) error {
 	return errors.New("etcd: transaction refused, and all its conditions hold")
 }
 
-// Status asks one of the servers.
+// Status asks the cluster, and the server that the client speaks to.
 func (s *Store) Status(ctx context.Context) (store.Status, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
 	out := store.Status{Backend: "etcd", Endpoints: s.cfg.Endpoints}
-	if err := s.connected(ctx); err != nil {
-		return out, err
-	}
-	begin := time.Now()
-	r, err := s.cli.Get(ctx, s.prefix, clientv3.WithCountOnly())
-	if err != nil {
-		return out, s.readError("ask for status", err)
-	}
-	out.Latency = time.Since(begin)
-	out.Rev, out.ClusterID = store.Rev(r.Header.Revision), fmt.Sprintf("%x", r.Header.ClusterId)
-	for _, ep := range s.cli.Endpoints() {
-		call, cancel := context.WithTimeout(ctx, statusWait)
-		st, err := s.cli.Status(call, ep)
-		cancel()
-		if err == nil {
-			out.Version, out.Leader = st.Version, fmt.Sprintf("%x", st.Leader)
-			break
+	err := s.read(ctx, "ask for status", func(ctx context.Context) error {
+		begin := time.Now()
+		r, err := s.cli.Get(ctx, s.prefix, clientv3.WithCountOnly())
+		if err != nil {
+			return err
 		}
-	}
-	return out, nil
+		out.Latency = time.Since(begin)
+		out.Rev, out.ClusterID = store.Rev(r.Header.Revision), fmt.Sprintf("%x", r.Header.ClusterId)
+		ctx, cancel := context.WithTimeout(ctx, statusWait)
+		defer cancel()
+		at, _, _ := s.seat.now()
+		if st, err := s.cli.Status(ctx, at); err == nil {
+			out.Version, out.Leader = st.Version, fmt.Sprintf("%x", st.Leader)
+		}
+		return nil
+	})
+	return out, err
 }

@@ -20,8 +20,9 @@ type point struct {
 
 // history tells watches where the cluster stands: one request serves all watches of a client.
 type history struct {
-	cli *clientv3.Client
-	key string
+	cli  *clientv3.Client
+	seat *seat
+	key  string
 
 	asking chan struct{} // cap 1: who holds it asks, and guards last
 	last   point
@@ -30,8 +31,8 @@ type history struct {
 	back chan struct{}
 }
 
-func newHistory(cli *clientv3.Client, key string) *history {
-	return &history{cli: cli, key: key, asking: make(chan struct{}, 1), back: make(chan struct{})}
+func newHistory(cli *clientv3.Client, seat *seat, key string) *history {
+	return &history{cli: cli, seat: seat, key: key, asking: make(chan struct{}, 1), back: make(chan struct{})}
 }
 
 // at returns where the cluster stood at some time after the given one.
@@ -47,6 +48,8 @@ func (h *history) at(ctx context.Context, after time.Time) (point, error) {
 	if h.last.asked.After(after) {
 		return h.last, nil
 	}
+	ctx, free := h.seat.hold(ctx)
+	defer free()
 	asked := time.Now()
 	r, err := h.cli.Get(ctx, h.key, clientv3.WithCountOnly())
 	if err != nil {
@@ -63,14 +66,18 @@ func (h *history) reconnected() <-chan struct{} {
 	return h.back
 }
 
-func (h *history) followConnection(ctx context.Context) {
+// followConnection says so when there is a new one, and calls lost when there is none.
+func (h *history) followConnection(ctx context.Context, lost func()) {
 	conn := h.cli.ActiveConnection()
 	for state := conn.GetState(); conn.WaitForStateChange(ctx, state); {
-		if state = conn.GetState(); state == connectivity.Ready {
+		switch state = conn.GetState(); state {
+		case connectivity.Ready:
 			h.mu.Lock()
 			close(h.back)
 			h.back = make(chan struct{})
 			h.mu.Unlock()
+		case connectivity.Idle, connectivity.TransientFailure:
+			lost()
 		}
 	}
 }

@@ -48,6 +48,8 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	if err := s.connected(ctx); err != nil {
 		return nil, err
 	}
+	ctx, free := s.seat.hold(ctx)
+	defer free()
 	lease, ttl, err := s.takeOver(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -147,9 +149,7 @@ func (x *session) renew(ctx context.Context) {
 		case <-t.C:
 		}
 		sent := time.Now()
-		call, cancel := context.WithTimeout(ctx, max(x.every, 500*time.Millisecond))
-		r, err := x.s.cli.KeepAliveOnce(call, x.lease)
-		cancel()
+		r, err := x.once(ctx, last.Add(x.ttl))
 		switch {
 		case err == nil && r.TTL > 0:
 			last = sent
@@ -158,12 +158,24 @@ func (x *session) renew(ctx context.Context) {
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			return
 		}
+		x.s.suspect(err)
 		left := x.ttl - time.Since(last)
 		if left <= 0 {
 			return
 		}
 		t.Reset(min(left, x.ttl/20+rand.N(x.ttl/10)))
 	}
+}
+
+// once renews the lease. It does not wait longer than the session lives.
+func (x *session) once(ctx context.Context, end time.Time) (*clientv3.LeaseKeepAliveResponse, error) {
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	ctx, cancelCall := context.WithTimeout(ctx, max(x.every, 500*time.Millisecond))
+	defer cancelCall()
+	ctx, free := x.s.seat.hold(ctx)
+	defer free()
+	return x.s.cli.KeepAliveOnce(ctx, x.lease)
 }
 
 func (x *session) ID() string            { return strconv.FormatInt(int64(x.lease), 16) }

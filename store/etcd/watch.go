@@ -19,7 +19,7 @@ import (
 const (
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 2 * time.Second
-	probeEvery = 10 * time.Second
+	probeEvery = 4 * time.Second
 )
 
 // watch is one Watch: where it stands, and what it has delivered.
@@ -63,6 +63,7 @@ func (w *watch) run(ctx context.Context) {
 			w.follow(ctx, back)
 		}
 		if err != nil && ctx.Err() == nil {
+			w.s.suspect(err)
 			w.s.log.Debug("a watch waits for the store", slog.String("partition", w.partition), slog.Any("error", err))
 		}
 		if time.Since(began) > lastRetry && err == nil {
@@ -120,7 +121,7 @@ func (w *watch) send(ctx context.Context, b store.Batch) error {
 // follow delivers events from where the watch stands until something is wrong. The client resumes by itself after a cut, which
 // closes back.
 func (w *watch) follow(ctx context.Context, back <-chan struct{}) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := w.s.seat.stream(ctx)
 	defer cancel()
 	events := w.s.cli.Watch(clientv3.WithRequireLeader(ctx), w.s.dir(w.partition), clientv3.WithPrefix(), clientv3.WithRev(int64(w.rev)+1))
 	probe := time.NewTicker(probeEvery)
@@ -147,7 +148,10 @@ func (w *watch) follow(ctx context.Context, back <-chan struct{}) {
 			switch {
 			case ok && r.CompactRevision != 0:
 				w.lost = true
-			case !ok, r.Err() != nil, r.Canceled:
+			case !ok:
+				return
+			case r.Err() != nil:
+				w.s.suspect(r.Err())
 				return
 			case w.deliver(ctx, r.Events) != nil:
 				return

@@ -51,6 +51,8 @@ func cut(t *testing.T, h netnstest.Host, how manner, peers ...netip.Addr) (heal 
 	return heal
 }
 
+const tcpRST = 4 // in the flags
+
 func hookName(h *nftables.ChainHook) string {
 	if h == nftables.ChainHookInput {
 		return "in"
@@ -65,6 +67,10 @@ func verdict(how manner) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		// The answers pass this very rule on their way out.
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpRST}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
 }

@@ -110,7 +110,7 @@ func (s *site) scene(t *testing.T, prefix string) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.load = newLoad(t, s.client(t, prefix, s.near), s.client(t, prefix, s.near))
+	x.load = newLoad(t, s.client(t, prefix, s.near), s.client(t, prefix, s.near), s.client(t, prefix, s.near))
 	x.watches = append(x.watches, newFollower(t, "late", s.client(t, prefix, s.near)))
 	x.load.grown(t, 10)
 	return x

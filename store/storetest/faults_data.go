@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,29 +19,27 @@ import (
 // after the new past has outgrown the old one.
 func lostData(t *testing.T, w FaultWorld) {
 	s := w.site(t, 1)
-	cases := []struct {
-		name   string
-		change func(*testing.T, *site, *past)
-	}{
-		{"an empty server", emptied},
-		{"an older state of the server's disk", olderDisk},
-		{"another cluster", otherCluster},
+	cases := map[string]loss{
+		"an empty server":                     emptied,
+		"an older state of the server's disk": olderDisk,
+		"another cluster":                     otherCluster,
 	}
 	if w.Kind == server.Consul {
-		cases = append(cases, struct {
-			name   string
-			change func(*testing.T, *site, *past)
-		}{"a snapshot restored while the server runs", olderSnapshot})
+		cases["a snapshot restored while the server runs"] = olderSnapshot
 	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { anotherPast(t, s, c.change) })
+	for name, prepare := range cases {
+		t.Run(name, func(t *testing.T) { anotherPast(t, s, prepare) })
 	}
 }
 
+// loss prepares a change of the past, at a time when all is well, and returns what makes it.
+type loss func(*testing.T, *site) (strike func(*testing.T))
+
 // past is what a case has written.
 type past struct {
-	s store.Store
-	n int
+	s   store.Store
+	n   int
+	top store.Rev // the highest that any of it had
 }
 
 // grow writes so many transactions.
@@ -56,29 +55,33 @@ func (p *past) grow(t *testing.T, n int) (last store.Rev) {
 			last, err = p.s.Txn(t.Context(), txn)
 			return err
 		})
+		p.top = max(p.top, last)
 	}
 	return last
 }
 
-func anotherPast(t *testing.T, s *site, change func(*testing.T, *site, *past)) {
+func anotherPast(t *testing.T, s *site, prepare loss) {
 	prefix, host := prefixOf(t), s.host(t)
 	p := &past{s: s.client(t, prefix, s.near)}
 	p.grow(t, 10)
+	strike := prepare(t, s)
 	there := newFollower(t, "attached", s.client(t, prefix, s.near))
 	away := newFollower(t, "absent", s.client(t, prefix, dialFrom(host)))
-	before := p.status(t)
 	last := p.grow(t, 10)
+	p.only(t, "in the old past")
 	there.reaches(t, last, time.Now(), heal)
 	away.reaches(t, last, time.Now(), heal)
 	heals := cut(t, host, reject)
-	change(t, s, p)
+	before, top := p.status(t), p.top
+	strike(t)
 	since := time.Now()
-	if after := p.status(t); after.ClusterID == before.ClusterID && after.Rev >= last {
-		t.Errorf("cluster %s at %d is said to be cluster %s at %d", before.ClusterID, last, after.ClusterID, after.Rev)
+	if after := p.status(t); after.ClusterID == before.ClusterID && after.Rev >= top {
+		t.Errorf("cluster %s at %d is said to be cluster %s at %d", before.ClusterID, top, after.ClusterID, after.Rev)
 	}
+	p.only(t, "in the new past")
 	p.follows(t, there, since)
-	for rev := p.grow(t, 10); rev <= last; {
-		rev = p.grow(t, 10)
+	for p.grow(t, 10) <= top {
+		continue
 	}
 	p.follows(t, there, time.Now())
 	heals()
@@ -89,6 +92,16 @@ func anotherPast(t *testing.T, s *site, change func(*testing.T, *site, *past)) {
 	if there.resyncs() == 0 || away.resyncs() == 0 {
 		t.Errorf("%d and %d differences told", there.resyncs(), away.resyncs())
 	}
+}
+
+// only writes a key that is not written again.
+func (p *past) only(t *testing.T, name string) {
+	t.Helper()
+	rev, err := p.s.Txn(t.Context(), put(name, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.top = max(p.top, rev)
 }
 
 func (p *past) status(t *testing.T) (st store.Status) {
@@ -112,46 +125,52 @@ func (p *past) follows(t *testing.T, f *follower, since time.Time) {
 	f.exact(t, l, nil)
 }
 
-func emptied(t *testing.T, s *site, _ *past) {
-	m := s.cluster.Members[0]
-	if err := errors.Join(m.Kill(), m.Lose(), m.Start(), s.cluster.Wait(t.Context())); err != nil {
-		t.Fatal(err)
+func emptied(_ *testing.T, s *site) func(*testing.T) {
+	return func(t *testing.T) {
+		m := s.cluster.Members[0]
+		if err := errors.Join(m.Kill(), m.Lose(), m.Start(), s.cluster.Wait(t.Context())); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// olderDisk puts back what the server had on its disk some transactions ago.
-func olderDisk(t *testing.T, s *site, p *past) {
+// olderDisk puts back what the server has on its disk now.
+func olderDisk(t *testing.T, s *site) func(*testing.T) {
 	m := s.cluster.Members[0]
 	old := filepath.Join(t.TempDir(), "old")
 	if err := errors.Join(m.Kill(), os.CopyFS(old, os.DirFS(m.Dir)), m.Start(), s.cluster.Wait(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	p.grow(t, 20)
-	if err := errors.Join(m.Kill(), m.Lose(), os.CopyFS(m.Dir, os.DirFS(old)), m.Start(), s.cluster.Wait(t.Context())); err != nil {
-		t.Fatal(err)
+	return func(t *testing.T) {
+		if err := errors.Join(m.Kill(), m.Lose(), os.CopyFS(m.Dir, os.DirFS(old)), m.Start(), s.cluster.Wait(t.Context())); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// otherCluster starts another cluster, with more in it, at the addresses of the first.
-func otherCluster(t *testing.T, s *site, _ *past) {
-	m := s.cluster.Members[0]
-	if err := m.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(s.dir, "another")
+// otherCluster starts another cluster at the addresses of the first.
+func otherCluster(t *testing.T, s *site) func(*testing.T) {
+	m, dir := s.cluster.Members[0], filepath.Join(s.dir, "another")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	other := s.start(t, dir)
-	t.Cleanup(func() { // before the clients close
-		if err := errors.Join(other.Stop(), m.Start(), s.cluster.Wait(t.Context())); err != nil {
-			t.Log(err)
+	t.Cleanup(func() { // for the next case; the other one has stopped by then
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := errors.Join(m.Start(), s.cluster.Wait(ctx)); err != nil {
+			t.Error(err)
 		}
 	})
+	return func(t *testing.T) {
+		if err := m.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		s.start(t, dir)
+	}
 }
 
-// olderSnapshot restores a snapshot of Consul's own making.
-func olderSnapshot(t *testing.T, s *site, p *past) {
+// olderSnapshot restores a snapshot of Consul's own making while the server runs.
+func olderSnapshot(t *testing.T, s *site) func(*testing.T) {
 	cli, err := s.cluster.ConsulClient(0)
 	if err != nil {
 		t.Fatal(err)
@@ -164,8 +183,9 @@ func olderSnapshot(t *testing.T, s *site, p *past) {
 	if err := errors.Join(err, r.Close()); err != nil {
 		t.Fatal(err)
 	}
-	p.grow(t, 20)
-	if err := cli.Snapshot().Restore(nil, bytes.NewReader(raw)); err != nil {
-		t.Fatal(err)
+	return func(t *testing.T) {
+		if err := cli.Snapshot().Restore(nil, bytes.NewReader(raw)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -2,12 +2,16 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weft/kernel/netnstest"
 	"weft/store/storetest/server"
@@ -33,6 +37,9 @@ func newLab(t *testing.T, kind server.Kind, servers int) *lab {
 		l.hosts = append(l.hosts, l.host(t))
 	}
 	l.control = l.host(t)
+	for _, h := range l.hosts {
+		l.reached(t, h)
+	}
 	return l
 }
 
@@ -41,7 +48,28 @@ func (l *lab) host(t *testing.T) netnstest.Host {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.net.Host(t)
+	h := l.net.Host(t)
+	if l.control.Addr.IsValid() {
+		l.reached(t, h)
+	}
+	return h
+}
+
+// reached waits until frames pass: a bridge takes its time over a new port, and what is sent meanwhile would be sent again a second later.
+func (l *lab) reached(t *testing.T, h netnstest.Host) {
+	t.Helper()
+	poll(t, patience, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		conn, err := dialFrom(h)(ctx, "tcp", net.JoinHostPort(l.control.Addr.String(), "1"))
+		if err == nil {
+			return conn.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		return err
+	})
 }
 
 // firstPort is that of a lab's servers, which have their addresses for themselves.

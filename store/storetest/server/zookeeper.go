@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func (d *zookeeper) command(m *Member) (*exec.Cmd, error) {
 	args := []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j.configuration=file:" + m.Dir + ".log4j"}
 	if id := m.cluster.identity(); id != nil {
 		fmt.Fprintf(&b, "secureClientPort=%d\nsecureClientPortAddress=%s\nserverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n", client, host)
-		more, err := d.secure(m, id)
+		more, err := d.secure(m, id, &b)
 		if err != nil {
 			return nil, err
 		}
@@ -81,21 +82,62 @@ func (d *zookeeper) command(m *Member) (*exec.Cmd, error) {
 	return exec.Command(d.java, args...), nil
 }
 
-// secure are the arguments for TLS with client certificates. A superuser by digest is the one user that every ACL lets in.
-func (d *zookeeper) secure(m *Member, id *identity) ([]string, error) {
-	return nil, errors.New("not there yet")
+// secure configures TLS with client certificates. A superuser by digest is the one user whom every ACL lets in.
+func (d *zookeeper) secure(m *Member, id *identity, b *strings.Builder) (args []string, err error) {
+	key, err := os.ReadFile(id.serverKey)
+	cert, err2 := os.ReadFile(id.serverCert)
+	password, err3 := os.ReadFile(id.password)
+	if err := errors.Join(err, err2, err3); err != nil {
+		return nil, err
+	}
+	pair := m.Dir + ".pem" // ZooKeeper wants both in one file
+	if err := os.WriteFile(pair, append(key, cert...), 0o600); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(b, "ssl.keyStore.location=%s\nssl.keyStore.type=PEM\nssl.trustStore.location=%s\nssl.trustStore.type=PEM\nssl.clientAuth=need\n", pair, id.ca)
+	b.WriteString("authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider\n")
+	super := zk.DigestACL(zk.PermAll, User, strings.TrimSpace(string(password)))[0].ID
+	return []string{"-Dzookeeper.DigestAuthenticationProvider.superDigest=" + super}, nil
 }
 
-// ZooKeeperClient returns a plain client.
+// ZooKeeperClient returns a plain client, of a secure cluster as its user.
 func (c *Cluster) ZooKeeperClient() (*zk.Conn, error) {
 	conn, _, err := zk.Connect(c.Endpoints(), 5*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(c.zookeeperDial))
-	return conn, err
+	if err != nil || !c.opts.Secure {
+		return conn, err
+	}
+	password, err := os.ReadFile(c.identity().password)
+	if err == nil {
+		err = conn.AddAuth("digest", []byte(User+":"+strings.TrimSpace(string(password))))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 func (c *Cluster) zookeeperDial(network, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return c.opts.Dial(ctx, network, address)
+	return c.zookeeperConn(ctx, network, address)
+}
+
+// zookeeperConn is a connection to a member, encrypted where the cluster is secure.
+func (c *Cluster) zookeeperConn(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := c.opts.Dial(ctx, network, address)
+	if err != nil || !c.opts.Secure {
+		return conn, err
+	}
+	conf, err := c.identity().clientTLS()
+	if err == nil {
+		conf.ServerName = ServerName
+		t := tls.Client(conn, conf)
+		if err = t.HandshakeContext(ctx); err == nil {
+			return t, nil
+		}
+	}
+	return nil, errors.Join(err, conn.Close())
 }
 
 type silent struct{}
@@ -103,14 +145,9 @@ type silent struct{}
 func (silent) Printf(string, ...any) {}
 
 func (d *zookeeper) wait(ctx context.Context, c *Cluster) error {
-	cli, err := c.ZooKeeperClient()
-	if err != nil {
-		return err
-	}
-	defer cli.Close()
 	for {
-		_, err := cli.Create("/ready", nil, 0, zk.WorldACL(zk.PermAll))
-		if err == nil || errors.Is(err, zk.ErrNodeExists) {
+		err := c.zookeeperReady()
+		if err == nil {
 			return nil
 		}
 		select {
@@ -119,6 +156,31 @@ func (d *zookeeper) wait(ctx context.Context, c *Cluster) error {
 			return fmt.Errorf("zookeeper is not ready: %w", err)
 		}
 	}
+}
+
+// zookeeperReady tries a write. What a client cannot do at once it would not do later either: its login waits for no server.
+func (c *Cluster) zookeeperReady() error {
+	cli, err := c.ZooKeeperClient()
+	if err != nil {
+		return err
+	}
+	defer cli.Close()
+	if _, err := cli.Create("/ready", nil, 0, zk.WorldACL(zk.PermAll)); err != nil && !errors.Is(err, zk.ErrNodeExists) {
+		return err
+	}
+	return c.zookeeperOwn(cli)
+}
+
+// zookeeperOwn lets nobody but the user make nodes in a secure cluster.
+func (c *Cluster) zookeeperOwn(cli *zk.Conn) error {
+	if !c.opts.Secure {
+		return nil
+	}
+	password, err := os.ReadFile(c.identity().password)
+	if err == nil {
+		_, err = cli.SetACL("/", zk.DigestACL(zk.PermAll, User, strings.TrimSpace(string(password))), -1)
+	}
+	return err
 }
 
 func (d *zookeeper) leader(ctx context.Context, c *Cluster) (int, error) {
@@ -135,7 +197,7 @@ func (d *zookeeper) leader(ctx context.Context, c *Cluster) (int, error) {
 func (c *Cluster) ask(ctx context.Context, m *Member, word string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	conn, err := c.opts.Dial(ctx, "tcp", m.Endpoint)
+	conn, err := c.zookeeperConn(ctx, "tcp", m.Endpoint)
 	if err != nil {
 		return "", err
 	}
