@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	weftv1 "weft/proto/weft/v1"
+	"weft/store/storetest/server"
 )
 
 // name is one that was not given before.
@@ -149,7 +148,7 @@ func settle(ctx context.Context, d time.Duration) error {
 // floorAttach is the least that an attach can be: the raw kernel part and the raw transaction, one after the other.
 type floorAttach struct {
 	site *site
-	cli  *clientv3.Client
+	cli  raw
 	made int
 }
 
@@ -162,7 +161,7 @@ func (b *bench) newFloorAttach(ctx context.Context, name string) (*floorAttach, 
 	if err == nil {
 		err = s.build(ctx, first, nil)
 	}
-	var cli *clientv3.Client
+	var cli raw
 	if err == nil {
 		cli, err = b.client(b.hosts[0].Node)
 	}
@@ -172,7 +171,7 @@ func (b *bench) newFloorAttach(ctx context.Context, name string) (*floorAttach, 
 	return &floorAttach{site: s, cli: cli}, nil
 }
 
-func (f *floorAttach) close() error { return errors.Join(f.cli.Close(), f.site.close()) }
+func (f *floorAttach) close() error { return errors.Join(f.cli.close(), f.site.close()) }
 
 // prepare returns a raw attach that is ready to go, and what is left of it to be closed.
 func (f *floorAttach) prepare(ctx context.Context, key string) (run func() error, done func() error, err error) {
@@ -189,7 +188,7 @@ func (f *floorAttach) prepare(ctx context.Context, key string) (run func() error
 		if err := w.attach(); err != nil {
 			return err
 		}
-		return createTwo(ctx, f.cli, key, make([]byte, 300))
+		return f.cli.create(ctx, key, make([]byte, 300))
 	}, w.close, nil
 }
 
@@ -224,7 +223,7 @@ func (b *bench) laterAttaches(ctx context.Context, floor *floorAttach, boxes []*
 	}
 	var in, out pairs
 	for i, x := range boxes {
-		raw, done, err := floor.prepare(ctx, b.name("raw/"))
+		raw, done, err := floor.prepare(ctx, b.name("key"))
 		if err != nil {
 			return err
 		}
@@ -237,11 +236,11 @@ func (b *bench) laterAttaches(ctx context.Context, floor *floorAttach, boxes []*
 		}
 	}
 	for i, x := range boxes {
-		key := b.name("raw/")
-		if err := createTwo(ctx, floor.cli, key, nil); err != nil {
+		key := b.name("key")
+		if err := floor.cli.create(ctx, key, nil); err != nil {
 			return err
 		}
-		w, f, err := inTurns(i, func() error { return x.disconnect(ctx, name) }, func() error { return deleteTwo(ctx, floor.cli, key) })
+		w, f, err := inTurns(i, func() error { return x.disconnect(ctx, name) }, func() error { return floor.cli.remove(ctx, key) })
 		if err != nil {
 			return err
 		}
@@ -249,7 +248,11 @@ func (b *bench) laterAttaches(ctx context.Context, floor *floorAttach, boxes []*
 			out.add(w, f)
 		}
 	}
-	b.report.pair("attach, whole (later ones)", "ms", "raw netlink, then a raw two-key transaction", in, atMost(5, "ms"))
+	limit := 5.0
+	if b.kind != server.Etcd { // their journals cost extra writes
+		limit = 6
+	}
+	b.report.pair("attach, whole (later ones)", "ms", "raw netlink, then a raw two-key transaction", in, atMost(limit, "ms"))
 	b.report.pair("detach, answer to the caller", "ms", "a raw transaction that deletes two keys", out, atMost(5, "ms"))
 	return nil
 }
@@ -266,7 +269,7 @@ func (b *bench) firstAttaches(ctx context.Context, floor *floorAttach, x *box) e
 		if err != nil {
 			return err
 		}
-		raw, done, err := floor.prepare(ctx, b.name("raw/"))
+		raw, done, err := floor.prepare(ctx, b.name("key"))
 		if err != nil {
 			return err
 		}
@@ -310,12 +313,4 @@ func (b *bench) runs(ctx context.Context) error {
 	}
 	b.report.single("run -d, whole", "ms", s)
 	return remove(ctx, boxes...)
-}
-
-// deleteTwo is the raw transaction that deletes two keys.
-func deleteTwo(ctx context.Context, cli *clientv3.Client, key string) error {
-	if _, err := cli.Txn(ctx).Then(clientv3.OpDelete(key+"/ep"), clientv3.OpDelete(key+"/addr")).Commit(); err != nil {
-		return fmt.Errorf("raw transaction: %w", err)
-	}
-	return nil
 }

@@ -5,17 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"weft/e2e/lab"
 	weftv1 "weft/proto/weft/v1"
@@ -25,19 +20,21 @@ import (
 type config struct {
 	Dir      string
 	Weftd    string
-	Only     []string // parts; none: all
+	Only     []string      // parts; none: all
+	Stores   []server.Kind // none: all
 	Quick    bool
 	Progress io.Writer
 }
 
-// bench is one run: a lab with an etcd server on a node of its own and agents on three hosts, of which the parts use what they need.
+// bench is one run on one store: a lab with its server on a node of its own and agents on three hosts, of which the parts use what they need.
 type bench struct {
 	cfg    config
+	kind   server.Kind
 	report *Report
 	lab    *lab.Lab
 	store  *lab.Node
 	hosts  []*host // a, b, c
-	etcd   *server.Cluster
+	server *server.Cluster
 	made   int // names given
 }
 
@@ -54,21 +51,24 @@ type part struct {
 	name   string
 	title  string
 	agents bool
+	each   bool // on each store, not only on etcd
 	run    func(*bench, context.Context) error
 }
 
 func parts() []part {
 	return []part{
-		{"store", "a transaction", false, (*bench).measureStore},
-		{"kernel", "the kernel part of an attach", false, (*bench).measureKernel},
-		{"entries", "1,000 remote endpoints in the kernel", false, (*bench).measureEntries},
-		{"attach", "attach and detach", true, (*bench).measureAttach},
-		{"propagation", "from an attach on one host to an answer on another", true, (*bench).measurePropagation},
-		{"dns", "names", true, (*bench).measureDNS},
-		{"path", "throughput, request and response", true, (*bench).measurePath},
-		{"churn", "an attach while 50 others are detached", true, (*bench).measureChurn},
-		{"many", "the first attach into a network of 1,000 endpoints", true, (*bench).measureMany},
-		{"memory", "memory", true, (*bench).measureMemory},
+		{"store", "transactions", false, true, (*bench).measureStore},
+		{"events", "from a put to the event", false, true, (*bench).measureEvents},
+		{"kernel", "the kernel part of an attach", false, false, (*bench).measureKernel},
+		{"entries", "1,000 remote endpoints in the kernel", false, false, (*bench).measureEntries},
+		{"idle", "what idle agents ask of the store", true, true, (*bench).measureIdle},
+		{"attach", "attach and detach", true, true, (*bench).measureAttach},
+		{"propagation", "from an attach on one host to an answer on another", true, true, (*bench).measurePropagation},
+		{"dns", "names", true, false, (*bench).measureDNS},
+		{"path", "throughput, request and response", true, false, (*bench).measurePath},
+		{"churn", "an attach while 50 others are detached", true, false, (*bench).measureChurn},
+		{"many", "the first attach into a network of 1,000 endpoints", true, false, (*bench).measureMany},
+		{"memory", "memory", true, false, (*bench).measureMemory},
 	}
 }
 
@@ -79,38 +79,58 @@ func partNames() (out []string) {
 	return out
 }
 
-// measure runs the parts. A part that fails does not stop the others; what it says is in the report and in the error.
-func measure(ctx context.Context, cfg config) (_ *Report, err error) {
+// measure runs the parts on each store. A part that fails does not stop the others; what it says is in the report and in the error.
+func measure(ctx context.Context, cfg config) (*Report, error) {
 	for _, name := range cfg.Only {
 		if !slices.Contains(partNames(), name) {
 			return nil, fmt.Errorf("--only %s: there is no such part", name)
 		}
 	}
-	b := &bench{cfg: cfg, report: &Report{Failed: map[string]string{}}}
+	if len(cfg.Stores) == 0 {
+		cfg.Stores = server.Kinds
+	}
+	report := &Report{Failed: map[string]string{}}
+	var errs []error
+	for _, kind := range cfg.Stores {
+		if !slices.Contains(server.Kinds, kind) {
+			return nil, fmt.Errorf("--stores %s: there is no such store", kind)
+		}
+		report.on(kind)
+		errs = append(errs, measureOn(ctx, cfg, kind, report))
+		if ctx.Err() != nil {
+			return nil, errors.Join(append(errs, errors.New("interrupted; everything has been taken down"))...)
+		}
+	}
+	return report, errors.Join(errs...)
+}
+
+// measureOn runs the parts in a lab of its own.
+func measureOn(ctx context.Context, cfg config, kind server.Kind, report *Report) (err error) {
+	b := &bench{cfg: cfg, kind: kind, report: report}
 	if b.lab, err = lab.New(ctx, lab.Config{Dir: cfg.Dir, Weftd: cfg.Weftd, Store: b}); err != nil {
-		return nil, fmt.Errorf("make the lab: %w", err)
+		return fmt.Errorf("make the lab: %w", err)
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	if b.report.Machine, err = look(cfg.Dir); err != nil {
-		return nil, err
+	if report.Machine, err = look(cfg.Dir); err != nil {
+		return err
 	}
 	if err := b.startStore(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	var errs []error
 	for _, p := range parts() {
-		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, p.name) {
+		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, p.name) || kind != server.Etcd && !p.each {
 			continue
 		}
 		if err := b.runPart(ctx, p); err != nil {
-			b.report.Failed[p.title] = err.Error()
-			errs = append(errs, fmt.Errorf("measure %s: %w", p.title, err))
+			report.Failed[fmt.Sprintf("%s on %s", p.title, kind)] = err.Error()
+			errs = append(errs, fmt.Errorf("measure %s on %s: %w", p.title, kind, err))
 		}
 		if ctx.Err() != nil {
-			return nil, errors.New("interrupted; everything has been taken down")
+			break
 		}
 	}
-	return b.report, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // partTime bounds one part: a wait that never ends must not leave hosts behind.
@@ -143,43 +163,37 @@ func (b *bench) n(full, quick int) int {
 	return full
 }
 
-const etcdPort = 2379
+// ports are those that the servers' own documentation has for clients.
+var ports = map[server.Kind]uint16{server.Etcd: 2379, server.Consul: 8500, server.ZooKeeper: 2181}
 
 func (b *bench) endpoint() string {
-	return netip.AddrPortFrom(b.store.Addr, etcdPort).String()
+	return netip.AddrPortFrom(b.store.Addr, ports[b.kind]).String()
 }
 
 // Args are weftd's options for the store.
 func (b *bench) Args(*lab.Host) []string {
-	return []string{"--cluster-store", "etcd://" + b.endpoint() + "/weft"}
+	return []string{"--cluster-store", string(b.kind) + "://" + b.endpoint() + "/weft"}
 }
 
-// startStore starts an etcd server on a node of its own, with its data on the disk that look has seen.
+// startStore starts a server on a node of its own, with its data on the disk that look has seen.
 func (b *bench) startStore(ctx context.Context) (err error) {
-	b.say("starting etcd")
+	b.say("starting %s", b.kind)
 	if b.store, err = b.lab.AddNode("store"); err != nil {
 		return err
 	}
-	dir := filepath.Join(b.cfg.Dir, "etcd")
+	dir := filepath.Join(b.cfg.Dir, string(b.kind))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make the store's directory: %w", err)
 	}
-	b.etcd, err = server.Start(ctx, server.Options{
-		Dir: dir, Host: b.store.Addr.String(), Port: etcdPort, Dial: b.store.Dial,
+	b.server, err = server.Start(ctx, server.Options{
+		Kind: b.kind, Dir: dir, Host: b.store.Addr.String(), Port: int(ports[b.kind]), Dial: b.store.Dial,
 		Start: func(_ *server.Member, cmd *exec.Cmd) error { return b.store.Start(cmd) },
 	})
 	return err
 }
 
-// client is a plain client of etcd, on a node.
-func (b *bench) client(from *lab.Node) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{
-		Endpoints: []string{b.endpoint()}, Logger: zap.NewNop(), DialTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return from.Dial(ctx, "tcp", addr)
-		})},
-	})
-}
+// client is a plain client of the store, on a node.
+func (b *bench) client(from *lab.Node) (raw, error) { return newRaw(b.kind, b.endpoint(), from.Dial) }
 
 // startAgents brings the three hosts up, once.
 func (b *bench) startAgents(ctx context.Context) error {
@@ -211,8 +225,8 @@ func (b *bench) startAgents(ctx context.Context) error {
 // close ends everything, also after an interrupt.
 func (b *bench) close() error {
 	var errs []error
-	if b.etcd != nil {
-		errs = append(errs, b.etcd.Stop())
+	if b.server != nil {
+		errs = append(errs, b.server.Stop())
 	}
 	return errors.Join(append(errs, b.lab.Close())...)
 }

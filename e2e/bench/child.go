@@ -11,6 +11,7 @@ import (
 	"os/exec"
 
 	"weft/e2e/lab"
+	"weft/store/storetest/server"
 )
 
 // Some of the work needs a whole process in a node's namespace, with all its threads: this same program is then started there, with what
@@ -19,9 +20,11 @@ const childVar = "WEFT_BENCH_CHILD"
 
 // childSpec is what a child is to do.
 type childSpec struct {
-	Work     string // txn, neighbours
-	Endpoint string // of etcd
+	Work     string // txn, watch, neighbours
+	Kind     server.Kind
+	Endpoint string // of the store
 	Times    int
+	Rounds   int    // txn: of many callers
 	Network  string // neighbours: the network's ID
 	Subnet   string // … its pool
 	VTEP     string // … and the address that they are at
@@ -35,6 +38,8 @@ func runChild(ctx context.Context, text string, in io.Reader, out io.Writer) err
 	switch spec.Work {
 	case "txn":
 		return childTransactions(ctx, spec, out)
+	case "watch":
+		return childWatch(ctx, spec, in, out)
 	case "neighbours":
 		return childNeighbours(ctx, spec, in, out)
 	}
@@ -45,12 +50,16 @@ func runChild(ctx context.Context, text string, in io.Reader, out io.Writer) err
 type child struct {
 	cmd  *exec.Cmd
 	in   io.Closer
+	out  *bufio.Reader
 	line []byte
 }
 
+// next is the next line that it prints.
+func (c *child) next() (string, error) { return c.out.ReadString('\n') }
+
 // startChild starts one on a node and waits for its first line.
 func (b *bench) startChild(ctx context.Context, on *lab.Node, spec childSpec) (_ *child, err error) {
-	spec.Endpoint = b.endpoint()
+	spec.Kind, spec.Endpoint = b.kind, b.endpoint()
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
@@ -72,7 +81,8 @@ func (b *bench) startChild(ctx context.Context, on *lab.Node, spec childSpec) (_
 	if err := on.Start(c.cmd); err != nil {
 		return nil, fmt.Errorf("start a process on %s: %w", on.Name, err)
 	}
-	c.line, err = bufio.NewReader(out).ReadBytes('\n')
+	c.out = bufio.NewReader(out)
+	c.line, err = c.out.ReadBytes('\n')
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s on %s gave no answer: %w", spec.Work, on.Name, err), c.end())
 	}

@@ -1,5 +1,5 @@
-// Command bench measures weft beside what it stands on: raw netlink, raw etcd, bare veth, a VXLAN made by hand. It is at the end of the
-// flow, beside the tests of whole hosts: it runs real agents on the hosts of a lab, with an etcd server of their own, and asks them what a
+// Command bench measures weft beside what it stands on: raw netlink, the raw store, bare veth, a VXLAN made by hand. It is at the end of the
+// flow, beside the tests of whole hosts: it runs real agents on the hosts of a lab, with a store server of their own, and asks them what a
 // user's command asks. `make bench` runs it.
 //
 // Read it in this order: main.go and bench.go (the lab and the order of the parts), sample.go and report.go (what becomes of the numbers),
@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"weft/store/storetest/server"
 )
 
 func main() {
@@ -41,17 +43,23 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(progress)
 	cfg := config{Progress: progress}
-	var file, only string
+	var file, only, stores string
 	fs.StringVar(&file, "json", "", "write the report to this `FILE`, too")
 	fs.StringVar(&cfg.Dir, "dir", "/var/tmp/weft-bench", "`directory` on a real disk, which is made and removed")
 	fs.StringVar(&cfg.Weftd, "weftd", filepath.Join("bin", "weftd"), "the agent's `program`")
 	fs.StringVar(&only, "only", "", "comma-separated `parts` to measure: "+strings.Join(partNames(), ", "))
+	fs.StringVar(&stores, "stores", "", "comma-separated `stores` to measure on: etcd, consul, zk")
 	fs.BoolVar(&cfg.Quick, "quick", false, "few samples: whether it works, not how fast it is")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if only != "" {
 		cfg.Only = strings.Split(only, ",")
+	}
+	if stores != "" {
+		for _, s := range strings.Split(stores, ",") {
+			cfg.Stores = append(cfg.Stores, server.Kind(s))
+		}
 	}
 	var err error
 	if cfg.Weftd, err = filepath.Abs(cfg.Weftd); err != nil {

@@ -13,7 +13,7 @@ import (
 	"weft/agent/registry"
 	"weft/ipam"
 	"weft/store"
-	"weft/store/etcd"
+	"weft/store/open"
 	"weft/store/record"
 )
 
@@ -67,7 +67,7 @@ func (b *bench) measureMany(ctx context.Context) (err error) {
 // childNeighbours is a host of the cluster with many endpoints and nothing else. It writes its records, says so, and stays alive until its
 // input ends.
 func childNeighbours(ctx context.Context, spec childSpec, in io.Reader, out io.Writer) (err error) {
-	s, err := etcd.New(etcd.Config{Endpoints: []string{spec.Endpoint}, Prefix: "weft"})
+	s, err := open.Open(string(spec.Kind)+"://"+spec.Endpoint+"/weft", nil, open.Options{})
 	if err != nil {
 		return err
 	}

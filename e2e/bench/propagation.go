@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 )
 
@@ -196,31 +195,33 @@ func addressIn(packet []byte) netip.Addr {
 }
 
 // rawPropagation attaches by hand and waits until a client on b is told of the transaction.
-func (b *bench) rawPropagation(ctx context.Context, floor *floorAttach) (float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (b *bench) rawPropagation(ctx context.Context, floor *floorAttach) (_ float64, err error) {
 	cli, err := b.client(b.hosts[1].Node)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = cli.Close() }()
-	key := b.name("raw/")
-	events := cli.Watch(ctx, key, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
-	if r := <-events; !r.Created {
-		return 0, fmt.Errorf("watch on host b: %w", errors.Join(r.Err(), context.Cause(ctx)))
+	defer func() { err = errors.Join(err, cli.close()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	key := b.name("key")
+	told, err := cli.watch(ctx, key)
+	if err != nil {
+		return 0, fmt.Errorf("watch on host b: %w", err)
 	}
-	raw, done, err := floor.prepare(ctx, key)
+	attach, done, err := floor.prepare(ctx, key)
 	if err != nil {
 		return 0, err
 	}
 	took, err := timed(func() error {
-		if err := raw(); err != nil {
+		if err := attach(); err != nil {
 			return err
 		}
-		if r := <-events; len(r.Events) == 0 {
-			return fmt.Errorf("watch on host b: %w", errors.Join(r.Err(), context.Cause(ctx)))
+		select {
+		case <-told:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("watch on host b: %w", context.Cause(ctx))
 		}
-		return nil
 	})
 	return took, errors.Join(err, done())
 }

@@ -7,10 +7,13 @@ import (
 	"math"
 	"os"
 	"strings"
+
+	"weft/store/storetest/server"
 )
 
 // Row is one line of the report: weft beside its floor, and the bar that was set for it.
 type Row struct {
+	Store string    `json:"store"` // that it was measured on
 	Name  string    `json:"name"`
 	Unit  string    `json:"unit"`
 	Weft  *Summary  `json:"weft"`
@@ -48,7 +51,12 @@ type Report struct {
 	Machine Machine           `json:"machine"`
 	Rows    []Row             `json:"rows"`
 	Failed  map[string]string `json:"failed,omitempty"` // by part: why it has no, or not all, rows
+
+	store server.Kind // of the rows to come
 }
+
+// on tells which store the rows to come were measured on.
+func (r *Report) on(kind server.Kind) { r.store = kind }
 
 // pair adds a row with a floor beside it.
 func (r *Report) pair(name, unit, peer string, p pairs, b ...bar) {
@@ -73,6 +81,7 @@ func (r *Report) add(row Row, bars []bar) {
 			row.Met = "yes"
 		}
 	}
+	row.Store = string(r.store)
 	r.Rows = append(r.Rows, row)
 }
 
@@ -85,7 +94,12 @@ func (r *Report) print(w io.Writer) error {
 	fmt.Fprintln(&b, r.Machine)
 	fmt.Fprintf(&b, "\n"+tableFormat, "what (medians)", "weft", "floor", "ratio [95 %]", "bar", "met?")
 	b.WriteString(strings.Repeat("─", 97) + "\n")
+	on := ""
 	for _, row := range r.Rows {
+		if row.Store != on {
+			on = row.Store
+			fmt.Fprintf(&b, "── on %s\n", on)
+		}
 		floor, ratio := "", ""
 		if row.Floor != nil {
 			floor = quantity(row.Floor.Median, row.Unit)
@@ -118,7 +132,7 @@ func (r *Report) save(path string) error {
 }
 
 func quantity(v float64, unit string) string {
-	if unit == "/s" {
+	if unit == "/s" && v >= 100 {
 		return thousands(v) + unit
 	}
 	return number(v) + " " + unit
