@@ -22,9 +22,10 @@ import (
 const (
 	dialTimeout = time.Second     // to connect, and again for TLS
 	tryTimeout  = 2 * time.Second // until the first byte of an answer to a read, where another endpoint can be asked
+	slow        = tryTimeout / 4  // a call that ends without an answer after this speaks against its endpoint
 	idleConns   = 30 * time.Second
-	maxCalls    = 48 // at a time, beside the feeds: several clients may share the 200 connections that an agent takes from one address
-	maxReason   = 512
+	maxCalls    = 48  // at a time, beside the feeds: several clients may share the 200 connections that an agent takes from one address
+	maxReason   = 512 // bytes of an answer that is none
 )
 
 // link carries every request: it chooses the endpoint, adds the token, bounds how many run, and tells whether a request was sent.
@@ -106,7 +107,7 @@ func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, &notSentError{ctx.Err()}
 		}
 	}
-	first := l.current.Load()
+	first, began := l.current.Load(), time.Now()
 	var err error
 	for i := range l.endpoints {
 		at := (int(first) + i) % len(l.endpoints)
@@ -120,6 +121,9 @@ func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 		if ctx.Err() != nil || !again(k, err) {
 			break
 		}
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) > slow {
+		l.current.CompareAndSwap(first, (first+1)%int32(len(l.endpoints))) // the next call finds another
 	}
 	return nil, err
 }

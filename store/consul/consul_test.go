@@ -89,7 +89,7 @@ func TestConformance(t *testing.T) {
 					defer mu.Unlock()
 					for prefix := range clients {
 						s := client(t, c, prefix)
-						if err := consul.Compact(context.Background(), s, store.Meta); err != nil {
+						if err := consul.Forget(context.Background(), s, store.Meta); err != nil {
 							t.Error(err)
 						}
 					}

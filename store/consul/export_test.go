@@ -3,28 +3,39 @@ package consul
 import (
 	"context"
 	"errors"
-	"time"
+
+	"github.com/hashicorp/consul/api"
 
 	"weft/store"
 )
 
-// Requests, to be counted.
-const (
-	KeepMax = keepMax
-	Shards  = shards
-)
-
-// Compact takes all but the newest entry out of a partition's journal, as if it had been trimmed while the test's watches did not look.
-func Compact(ctx context.Context, s store.Store, partition string) error {
+// Forget takes all but the newest entry out of a partition's journal, and all out of its archive, as time and load do.
+func Forget(ctx context.Context, s store.Store, partition string) error {
 	x, ok := s.(*Store)
 	if !ok {
 		return errors.New("not a store of Consul")
 	}
-	return x.trim(ctx, shardOf(partition), func(all []entry, _ time.Time) []entry { return all[:max(len(all)-1, 0)] })
+	shard := shardOf(partition)
+	if err := x.trim(ctx, shard, 1); err != nil {
+		return err
+	}
+	_, failed, err := x.apply(ctx, api.TxnOps{
+		{KV: &api.KVTxnOp{Verb: api.KVSet, Key: x.prefix + "~forgot", Value: []byte(shard)}},
+		{KV: &api.KVTxnOp{Verb: api.KVDeleteTree, Key: x.archive(shard)}},
+	})
+	if failed != nil {
+		err = errors.New(failed[0].What)
+	}
+	return err
 }
 
-// JournalOf returns how many entries a partition's journal has.
-func JournalOf(ctx context.Context, s store.Store, partition string) (int, error) {
-	all, _, err := s.(*Store).readJournal(withKind(ctx, read), shardOf(partition), 0)
-	return len(all), err
+// History returns how many entries a partition's journal and its archive have.
+func History(ctx context.Context, s store.Store, partition string) (journal, archive int, err error) {
+	x := s.(*Store)
+	tail, _, err := x.readJournal(withKind(ctx, read), shardOf(partition), 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	all, err := x.readAll(ctx, shardOf(partition))
+	return len(tail), len(all) - len(tail), err
 }

@@ -189,5 +189,5 @@ func (p *page) take(s *Store, shard string, kvs api.KVPairs) {
 			p.data = append(p.data, e)
 		}
 	}
-	p.entries = entries(log)
+	p.entries = entries(journal, log)
 }

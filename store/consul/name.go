@@ -31,8 +31,9 @@ func (s *Store) dir(partition string) string {
 }
 func (s *Store) path(k store.Key) string { return s.dir(k.Partition) + escape(k.Name) }
 
-// idKey is not in any shard: no shard's name begins with a tilde.
-func (s *Store) idKey() string { return s.prefix + "~id" }
+// What is not in any shard begins with a tilde, as no shard's name does.
+func (s *Store) archive(shard string) string { return s.prefix + "~old/" + shard + "/" }
+func (s *Store) idKey() string               { return s.prefix + "~id" }
 
 const hexDigits = "0123456789ABCDEF"
 

@@ -28,6 +28,7 @@ type watch struct {
 	at        position         // the journal entry that it stands on
 	listed    time.Time        // since when it stands where a list was
 	begun     bool
+	behind    bool // the journal has moved on: read what was taken out of it
 	lost      bool // what was delivered does not lead to what is there: list
 }
 
@@ -64,9 +65,9 @@ func (w *watch) run(ctx context.Context) {
 	var seen *page
 	retry := firstRetry
 	for ctx.Err() == nil {
-		if w.lost {
+		if w.lost || w.behind {
 			era := w.s.link.era()
-			if err := w.resync(ctx); err != nil {
+			if err := w.recover(ctx); err != nil {
 				w.s.log.Debug("a watch waits for the store", "partition", w.partition, "error", err)
 				w.deliver(ctx, retry/2+rand.N(retry), era.Done())
 				retry = min(2*retry, lastRetry)
@@ -76,7 +77,7 @@ func (w *watch) run(ctx context.Context) {
 		p, changed := w.feed.now()
 		if p != nil && p != seen && len(w.queue) < queued {
 			seen = p
-			if w.take(p); w.lost {
+			if w.take(p); w.lost || w.behind {
 				// A server that lags would let a watch list again and again.
 				w.deliver(ctx, retry/2+rand.N(retry), nil)
 				retry = min(2*retry, lastRetry)
@@ -122,10 +123,26 @@ func (w *watch) deliver(ctx context.Context, d time.Duration, wake <-chan struct
 	}
 }
 
-// resync lists, and queues the difference to what was delivered or queued before.
-func (w *watch) resync(ctx context.Context) error {
+// recover reads what a page did not have: older entries or, where those do not lead here either, the whole partition.
+func (w *watch) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*callTimeout)
 	defer cancel()
+	if w.behind && !w.lost {
+		all, err := w.s.readAll(ctx, shardOf(w.partition))
+		if err != nil {
+			return err
+		}
+		w.behind, w.listed = false, time.Now()
+		w.lost = !w.follow(all)
+	}
+	if w.lost {
+		return w.resync(ctx)
+	}
+	return nil
+}
+
+// resync lists, and queues the difference to what was delivered or queued before.
+func (w *watch) resync(ctx context.Context) error {
 	l, err := w.s.snapshot(ctx, w.partition)
 	if err == nil && l.at == (position{}) {
 		if err = w.s.anchor(ctx, shardOf(w.partition)); err == nil {
@@ -153,7 +170,7 @@ func (w *watch) resync(ctx context.Context) error {
 	if !w.begun || l.Rev < w.rev || len(b.Puts)+len(b.Dels) > 0 {
 		w.queue = append(w.queue, b)
 	}
-	w.known, w.rev, w.at, w.listed, w.begun, w.lost = now, l.Rev, l.at, time.Now(), true, false
+	w.known, w.rev, w.at, w.listed, w.begun, w.lost, w.behind = now, l.Rev, l.at, time.Now(), true, false, false
 	return nil
 }
 
@@ -166,26 +183,32 @@ func (s *Store) anchor(ctx context.Context, shard string) error {
 	return err // a failed comparison: another was faster
 }
 
-// take queues what a page tells beyond what is known.
+// take queues what a page tells beyond what is known. A page that may have been read before the list is no proof of anything.
 func (w *watch) take(p *page) {
-	i := slices.IndexFunc(p.entries, func(e entry) bool { return e.position == w.at })
-	if i < 0 {
-		// A page that may have been read before the list is no proof of anything.
-		w.lost = p.asked.After(w.listed)
+	if !w.follow(p.entries) {
+		w.behind = p.asked.After(w.listed)
 		return
-	}
-	for _, e := range p.entries[i+1:] {
-		_, ops, err := decode(e.value)
-		if err != nil {
-			w.lost = true
-			return
-		}
-		w.add(e.rev, ops)
-		w.at = e.position
 	}
 	if w.partition == store.Alive {
 		w.expire(p)
 	}
+}
+
+// follow queues what comes after the entry that the watch stands on; false if that is not among these.
+func (w *watch) follow(all []entry) bool {
+	i := slices.IndexFunc(all, func(e entry) bool { return e.position == w.at })
+	if i < 0 {
+		return false
+	}
+	for _, e := range all[i+1:] {
+		_, ops, err := decode(e.value)
+		if err != nil {
+			return false
+		}
+		w.add(e.rev, ops)
+		w.at = e.position
+	}
+	return true
 }
 
 // add queues a transaction's batch, if it touches the partition.
