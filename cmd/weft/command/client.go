@@ -33,6 +33,7 @@ type client struct {
 	weftv1.SandboxesClient
 	weftv1.ClusterClient
 	weftv1.StoresClient
+	weftv1.ImportClient
 	conn *grpc.ClientConn
 	host string
 
@@ -91,6 +92,7 @@ func (c *cli) agent() (*client, error) {
 	a.conn = conn
 	a.NetworksClient, a.SandboxesClient = weftv1.NewNetworksClient(conn), weftv1.NewSandboxesClient(conn)
 	a.ClusterClient, a.StoresClient = weftv1.NewClusterClient(conn), weftv1.NewStoresClient(conn)
+	a.ImportClient = weftv1.NewImportClient(conn)
 	c.once = a
 	return a, nil
 }
