@@ -20,7 +20,11 @@ import (
 // zookeeper is Debian's package, whose classes are run as they are.
 type zookeeper struct{ java string }
 
-const zookeeperJar = "/usr/share/java/zookeeper.jar"
+// zookeeperJar names what it needs from other packages, but for two of netty's parts, which TLS needs.
+const (
+	zookeeperJar = "/usr/share/java/zookeeper.jar"
+	classPath    = zookeeperJar + ":/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar"
+)
 
 func (d *zookeeper) prepare(context.Context) (err error) {
 	if d.java, err = exec.LookPath("java"); err == nil {
@@ -78,7 +82,7 @@ func (d *zookeeper) command(m *Member) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	args = append(args, "-cp", zookeeperJar, "org.apache.zookeeper.server.quorum.QuorumPeerMain", m.Dir+".cfg")
+	args = append(args, "-cp", classPath, "org.apache.zookeeper.server.quorum.QuorumPeerMain", m.Dir+".cfg")
 	return exec.Command(d.java, args...), nil
 }
 
