@@ -84,10 +84,13 @@ type Snapshot struct {
 }
 
 // Batch is what one transaction changed in a watched partition or, with Resync, the exact difference between what this watch had
-// delivered and the partition at Rev. The first batch of a watch is a Resync against nothing (and comes even when it is empty).
+// delivered and the partition at Rev. The first batch of a watch is a Resync against nothing (and comes even when it is empty). Anew goes with
+// Resync where the records have moved to another store under the watch: Revs of before cannot be compared with those from now on, and
+// everything that is there is among Puts.
 type Batch struct {
 	Rev    Rev
 	Resync bool
+	Anew   bool
 	Puts   []Entry
 	Dels   []Key
 }

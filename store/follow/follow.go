@@ -29,6 +29,7 @@ type Follower struct {
 	truth   *record.Snapshot
 	dirty   Dirty
 	cluster string               // the cluster's ID once it is known
+	history string               // the one of its record that is believed: revisions of another one are not compared
 	seen    map[string]store.Rev // the highest revision of each partition, of this life and of the one before
 	heard   map[string]bool      // the partitions that the store itself has spoken of in this life
 	doubt   error
@@ -73,6 +74,9 @@ func New(cfg Config) *Follower {
 	f.shown.Store(seed)
 	for _, p := range seed.Partitions() {
 		f.seen[p] = seed.Rev(p)
+	}
+	if c := seed.Cluster(); c != nil {
+		f.history = c.History
 	}
 	return f
 }
@@ -146,6 +150,10 @@ func (f *Follower) makeSure(ctx context.Context) {
 					return // a record that someone scribbled over: the last good one counts
 				}
 			}
+			if f.doubt == nil && f.isRenewed(c) {
+				f.history = c.History
+				clear(f.seen)
+			}
 			f.doubtIf(f.strange(c))
 			return
 		}
@@ -214,6 +222,9 @@ func (f *Follower) take(ctx context.Context, partition string, b store.Batch) {
 	}
 	f.truth = f.truth.Apply(partition, b)
 	f.heard[partition] = true
+	if b.Anew {
+		delete(f.seen, partition)
+	}
 	f.doubtIf(f.judge(partition, b))
 	if f.doubt != nil {
 		f.show(f.shown.Load()) // the same picture: those who wait for another one are to hear of the doubt
@@ -230,12 +241,15 @@ func (f *Follower) merged(partition string) *record.Snapshot {
 }
 
 // judge finds out whether the store is one that lost its history: another cluster's, an empty one, or one older than what was seen.
-// Such doubt stays for the agent's life: deleting on it would take away what works.
+// Such doubt stays until the records have been put back on purpose, which gives them a new history: deleting on it would take away what works.
 func (f *Follower) judge(partition string, b store.Batch) error {
 	if partition == store.Meta {
 		c := f.truth.Cluster()
 		if f.cluster == "" && c != nil {
-			f.cluster = c.ID
+			f.cluster, f.history = c.ID, c.History
+		}
+		if f.isRenewed(c) {
+			f.renewLocked(c)
 		}
 		if why := f.strange(c); why != nil {
 			return why

@@ -59,6 +59,12 @@ func (s *Snapshot) Apply(partition string, b store.Batch) *Snapshot {
 func (s *Snapshot) Drop(partition string) *Snapshot {
 	next := *s
 	next.revs = without(s.revs, partition)
+	switch partition {
+	case store.Meta:
+		next.meta = metaPart{}
+	case store.Alive:
+		next.alive = nil
+	}
 	if id, ok := strings.CutPrefix(partition, netPrefix); ok {
 		next.nets = without(s.nets, NetworkID(id))
 	}
