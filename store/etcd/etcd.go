@@ -2,7 +2,8 @@
 //
 // How it keeps the promises of package store: a Rev is etcd's revision, which orders all transactions of the cluster; a list reads its pages
 // at one revision; a watch begins with such a list, resumes where it stopped, and lists again where history was compacted, where the
-// cluster's ID changed or where its revision went back (a restored backup, in which a watch from a future revision would stay silent).
+// cluster's ID changed, where its revision went back (a restored backup, in which a watch from a future revision would stay silent), or where
+// the partition's past is not what the watch has told (a backup that has outgrown it). A client speaks to one member at a time (see seat).
 // A session is a lease with one key.
 package etcd
 
@@ -165,7 +166,7 @@ func (s *Store) read(ctx context.Context, what string, call func(context.Context
 		if err := s.connected(ctx); err != nil {
 			return err
 		}
-		_, _, here := s.seat.now()
+		_, here := s.seat.now()
 		held, free := s.seat.hold(ctx)
 		err := call(held)
 		free()
@@ -328,7 +329,7 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 		out.Rev, out.ClusterID = store.Rev(r.Header.Revision), fmt.Sprintf("%x", r.Header.ClusterId)
 		ctx, cancel := context.WithTimeout(ctx, statusWait)
 		defer cancel()
-		at, _, _ := s.seat.now()
+		at, _ := s.seat.now()
 		if st, err := s.cli.Status(ctx, at); err == nil {
 			out.Version, out.Leader = st.Version, fmt.Sprintf("%x", st.Leader)
 		}

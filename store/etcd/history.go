@@ -59,7 +59,7 @@ func (h *history) at(ctx context.Context, after time.Time) (point, error) {
 	return h.last, nil
 }
 
-// reconnected is closed at the next new connection: a store cannot be restored from a backup, or set up anew, without one.
+// reconnected is closed at the next new connection: who waits to try again need not wait longer.
 func (h *history) reconnected() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -5,11 +5,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc/metadata"
 )
 
 // Times of moving to another member: how long a call is out before the member is doubted, how long members may take to say how they are,
@@ -34,7 +31,6 @@ type seat struct {
 
 	mu    sync.Mutex // guards what follows
 	at    string
-	turn  int
 	here  context.Context // ends with the next move
 	leave context.CancelFunc
 }
@@ -56,11 +52,11 @@ func (s *seat) doubt() {
 	}
 }
 
-// now is the present member, the how-manieth it is, and what ends when the client moves.
-func (s *seat) now() (at string, turn int, here context.Context) {
+// now is the present member, and what ends when the client moves.
+func (s *seat) now() (at string, here context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.at, s.turn, s.here
+	return s.at, s.here
 }
 
 // hold ties a call to the present member: it ends when the client moves, and raises a doubt if it is out for long.
@@ -69,7 +65,7 @@ func (s *seat) hold(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.alone() {
 		return ctx, cancel
 	}
-	_, _, here := s.now()
+	_, here := s.now()
 	late := time.AfterFunc(doubtAfter, s.doubt)
 	forget := context.AfterFunc(here, cancel)
 	return ctx, func() {
@@ -79,18 +75,7 @@ func (s *seat) hold(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// stream ties a watch to the present member. Watches of different turns do not share a stream: the old member's stays open until they end.
-func (s *seat) stream(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	_, turn, here := s.now()
-	forget := context.AfterFunc(here, cancel)
-	return metadata.AppendToOutgoingContext(ctx, "weft-turn", strconv.Itoa(turn)), func() {
-		forget()
-		cancel()
-	}
-}
-
-// keep looks after the seat whenever it is in doubt. While nobody is well it asks less and less often.
+// keepSeat looks after the seat whenever it is in doubt. While nobody is well it asks less and less often.
 func (s *Store) keepSeat(ctx context.Context) {
 	wait := firstSurvey
 	for {
@@ -124,7 +109,6 @@ func (s *Store) moveTo(to string) {
 	s.cli.SetEndpoints(to)
 	s.seat.leave()
 	s.seat.at = to
-	s.seat.turn++
 	s.seat.here, s.seat.leave = context.WithCancel(s.ctx)
 }
 
@@ -132,7 +116,7 @@ func (s *Store) moveTo(to string) {
 func (s *Store) survey(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, surveyWait)
 	defer cancel()
-	at, _, _ := s.seat.now()
+	at, _ := s.seat.now()
 	well := make(chan string, len(s.seat.endpoints))
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"weft/store"
 )
@@ -27,8 +26,8 @@ type watch struct {
 	s         *Store
 	partition string
 	out       chan store.Batch
-	known     map[string]store.Rev // name to Rev, as delivered
-	rev       store.Rev            // up to which everything was delivered
+	known     map[string]seen // by name, as delivered
+	rev       store.Rev       // up to which everything was delivered
 	cluster   uint64
 	fresh     time.Time // what is asked after it is answered with rev or a later one
 	begun     bool
@@ -37,7 +36,7 @@ type watch struct {
 
 // Watch delivers a partition's batches.
 func (s *Store) Watch(ctx context.Context, partition string) <-chan store.Batch {
-	w := &watch{s: s, partition: partition, out: make(chan store.Batch), known: map[string]store.Rev{}, lost: true}
+	w := &watch{s: s, partition: partition, out: make(chan store.Batch), known: map[string]seen{}, lost: true}
 	s.start(func() {
 		defer close(w.out)
 		ctx, cancel := context.WithCancel(ctx)
@@ -52,29 +51,36 @@ func (w *watch) run(ctx context.Context) {
 	wait := firstRetry
 	for ctx.Err() == nil {
 		began := time.Now()
-		back := w.s.history.reconnected() // before the question of where the watch stands: the client may come back while it opens its stream
-		var err error
-		if w.lost {
-			err = w.resync(ctx)
-		} else {
-			err = w.check(ctx, began)
-		}
-		if err == nil && !w.lost {
-			w.follow(ctx, back)
-		}
+		back := w.s.history.reconnected()
+		err := w.goOn(ctx)
 		if err != nil && ctx.Err() == nil {
 			w.s.suspect(err)
 			w.s.log.Debug("a watch waits for the store", slog.String("partition", w.partition), slog.Any("error", err))
 		}
-		if time.Since(began) > lastRetry && err == nil {
+		if time.Since(began) > lastRetry {
 			wait = firstRetry
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait)):
+		case <-back:
+			wait = firstRetry
 		case <-ctx.Done():
 		}
 		wait = min(2*wait, lastRetry)
 	}
+}
+
+// goOn delivers from where the watch stands until it cannot: first the difference, if it has lost its way.
+func (w *watch) goOn(ctx context.Context) error {
+	listed := w.lost
+	if w.lost {
+		if err := w.resync(ctx); err != nil {
+			return err
+		}
+	} else if err := w.check(ctx, time.Now()); err != nil || w.lost {
+		return err
+	}
+	return w.follow(ctx, listed)
 }
 
 // resync lists, and delivers the difference to what was delivered before.
@@ -88,10 +94,10 @@ func (w *watch) resync(ctx context.Context) error {
 	listed := time.Now() // an answer to what was asked before may be of a revision before the list's
 	sameHistory := cluster == w.cluster && l.Rev >= w.rev
 	b := store.Batch{Rev: l.Rev, Resync: true}
-	now := make(map[string]store.Rev, len(l.Entries))
+	now := make(map[string]seen, len(l.Entries))
 	for _, e := range l.Entries {
-		now[e.Key.Name] = e.Rev
-		if !sameHistory || w.known[e.Key.Name] != e.Rev {
+		now[e.Key.Name] = sawOf(e)
+		if !sameHistory || w.known[e.Key.Name] != now[e.Key.Name] {
 			b.Puts = append(b.Puts, e)
 		}
 	}
@@ -118,46 +124,44 @@ func (w *watch) send(ctx context.Context, b store.Batch) error {
 	}
 }
 
-// follow delivers events from where the watch stands until something is wrong. The client resumes by itself after a cut, which
-// closes back.
-func (w *watch) follow(ctx context.Context, back <-chan struct{}) {
-	ctx, cancel := w.s.seat.stream(ctx)
-	defer cancel()
-	events := w.s.cli.Watch(clientv3.WithRequireLeader(ctx), w.s.dir(w.partition), clientv3.WithPrefix(), clientv3.WithRev(int64(w.rev)+1))
+// follow delivers events from where the watch stands until something is wrong. Nothing is delivered before it is known that the server at
+// the other end of the connection has the past that the watch has told.
+func (w *watch) follow(ctx context.Context, listed bool) error {
+	x, err := w.s.openStream(ctx, w.partition, w.rev+1)
+	if err != nil {
+		return err
+	}
+	defer x.close()
 	probe := time.NewTicker(probeEvery)
 	defer probe.Stop()
-	var again <-chan time.Time // a server that has just come back may not answer yet
-	look := func() {
-		if again = nil; w.check(ctx, time.Now()) != nil {
-			again = time.After(firstRetry)
-		}
-	}
 	for !w.lost {
 		select {
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		case <-probe.C:
 			// A cluster that does not answer is no reason to stop.
 			_ = w.check(ctx, time.Now().Add(-probeEvery/2))
-		case <-back:
-			back = w.s.history.reconnected()
-			look()
-		case <-again:
-			look()
-		case r, ok := <-events:
+		case r, ok := <-x.got:
 			switch {
-			case ok && r.CompactRevision != 0:
-				w.lost = true
 			case !ok:
-				return
-			case r.Err() != nil:
-				w.s.suspect(r.Err())
-				return
-			case w.deliver(ctx, r.Events) != nil:
-				return
+				return x.err
+			case r.Created && listed:
+				err = w.check(ctx, time.Now())
+			case r.Created:
+				err = w.samePast(ctx)
+			case r.CompactRevision != 0:
+				w.lost = true
+			case r.Canceled:
+				err = ended(r)
+			default:
+				err = w.deliver(ctx, r.Events)
+			}
+			if err != nil {
+				return err
 			}
 		}
 	}
+	return nil
 }
 
 // check finds out whether the cluster is the one that the watch began in and has not gone back: a watch would be silent there until it has
@@ -175,7 +179,7 @@ func (w *watch) check(ctx context.Context, after time.Time) error {
 }
 
 // deliver makes one batch of each revision's events. etcd does not split a revision over responses unless asked to.
-func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) error {
+func (w *watch) deliver(ctx context.Context, events []*mvccpb.Event) error {
 	for len(events) > 0 {
 		rev := events[0].Kv.ModRevision
 		b := store.Batch{Rev: store.Rev(rev)}
@@ -188,7 +192,7 @@ func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) error {
 		}
 		w.rev, w.fresh = b.Rev, time.Now()
 		for _, e := range b.Puts {
-			w.known[e.Key.Name] = e.Rev
+			w.known[e.Key.Name] = sawOf(e)
 		}
 		for _, k := range b.Dels {
 			delete(w.known, k.Name)
@@ -197,7 +201,7 @@ func (w *watch) deliver(ctx context.Context, events []*clientv3.Event) error {
 	return nil
 }
 
-func (w *watch) add(b *store.Batch, ev *clientv3.Event) {
+func (w *watch) add(b *store.Batch, ev *mvccpb.Event) {
 	e, err := w.s.entry(w.partition, ev.Kv)
 	if err != nil {
 		return // a key that weft cannot have written

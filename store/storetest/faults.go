@@ -94,7 +94,6 @@ type scene struct {
 	load    *load
 	watches []*follower
 	session store.Session
-	ended   time.Time
 }
 
 // sessionTTL outlives the faults that a session should live through.
