@@ -69,7 +69,7 @@ func (c *consul) list(ctx context.Context, dir string, query url.Values) ([]byte
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return nil, fmt.Errorf("it refuses: %s; give --from-opt kv.tokenfile=…", brief(body))
 	case status != http.StatusOK:
-		return nil, fmt.Errorf("it answers %d: %s", status, brief(body))
+		return nil, fmt.Errorf("it does not answer as Consul does: %d %s", status, brief(body))
 	}
 	return body, nil
 }

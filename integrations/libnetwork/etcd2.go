@@ -73,7 +73,7 @@ func parseEtcd(status int, body []byte) (*etcdNode, error) {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return nil, fmt.Errorf("it refuses: %s; give --from-opt kv.user=… and kv.passwordfile=…", brief([]byte(a.Message)))
 	case status != http.StatusOK:
-		return nil, fmt.Errorf("it answers %d: %s", status, brief(body))
+		return nil, fmt.Errorf("it does not answer as etcd does: %d %s", status, brief(body))
 	case err != nil:
 		return nil, fmt.Errorf("it does not answer as etcd does: %w", err)
 	case a.Node == nil:

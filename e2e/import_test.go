@@ -1,0 +1,381 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-zookeeper/zk"
+
+	"weft/e2e/lab"
+	"weft/store/storetest/server"
+)
+
+// updateTrees makes these stories write what Docker left in each store to the golden files of integrations/libnetwork.
+var updateTrees = flag.Bool("update-trees", false, "rewrite integrations/libnetwork/testdata from what Docker writes now")
+
+func writeTree(t testing.TB, name string, raw []byte) {
+	t.Helper()
+	var pretty bytes.Buffer
+	must(t, json.Indent(&pretty, raw, "", " "))
+	must(t, os.WriteFile(filepath.Join("../integrations/libnetwork/testdata", name), append(pretty.Bytes(), '\n'), 0o644))
+}
+
+// oldEtcd starts Debian's etcd 3.4, whose v2 API Docker spoke, on a node of its own.
+func oldEtcd(c *cluster) *lab.Node {
+	c.t.Helper()
+	needs(c.t, map[string]string{"etcd": "etcd-server"})
+	node, err := c.lab.AddNode("old")
+	must(c.t, err)
+	url := fmt.Sprintf("http://%s:2379", node.Addr)
+	cmd := exec.Command("etcd", "--enable-v2", "--data-dir", filepath.Join(c.cfg.Dir, "old"), "--listen-client-urls", url, "--advertise-client-urls", url,
+		"--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error")
+	must(c.t, node.Start(cmd))
+	c.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed: its status says so
+	})
+	eventually(c.t, patience, func() error {
+		_, err := fetch(node, url+"/v2/keys/")
+		return err
+	})
+	return node
+}
+
+// fetch gets a URL from a node.
+func fetch(from *lab.Node, url string) ([]byte, error) {
+	client := &http.Client{Transport: &http.Transport{DialContext: from.Dial, DisableKeepAlives: true}, Timeout: patience}
+	resp, err := client.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", url, resp.Status, raw)
+	}
+	return raw, err
+}
+
+// on runs a weft command on the host's own network, as one who reads another store needs it, with an answer to what it asks.
+func (h *host) on(answer string, args ...string) lab.Result {
+	h.c.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := h.Command(within(h.c.t, patience), args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(answer), &out, &errs
+	must(h.c.t, h.Do(cmd.Start))
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		h.c.t.Fatal(err)
+	}
+	return lab.Result{Stdout: out.String(), Stderr: errs.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// imports runs an import that must succeed, and returns what it printed.
+func (h *host) imports(from string, args ...string) string {
+	h.c.t.Helper()
+	r := h.on("", append([]string{"import", "docker", "--from", from}, args...)...)
+	if r.Code != 0 {
+		h.c.t.Fatalf("import from %s: exit %d: %s", from, r.Code, r.Stderr)
+	}
+	for line := range strings.Lines(r.Stdout) {
+		if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 80 && !slices.Contains(args, "--format") {
+			h.c.t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+	return r.Stdout
+}
+
+// sameAs compares a network with what Docker says of it.
+func (h *host) sameAs(want old) {
+	h.c.t.Helper()
+	got := inspect[old](h, "network", "inspect", want.Name)
+	for i := range want.IPAM.Config { // what Docker had chosen itself is in no request: compare what it has
+		if want.IPAM.Config[i].Gateway == "" && i < len(got.IPAM.Config) {
+			want.IPAM.Config[i].Gateway = got.IPAM.Config[i].Gateway
+		}
+	}
+	a, _ := json.Marshal(want)
+	b, _ := json.Marshal(got)
+	if !bytes.Equal(a, b) {
+		h.c.t.Errorf("network %s:\n docker %s\n weft   %s", want.Name, a, b)
+	}
+}
+
+// fillDocker makes networks with all that there is to them, and endpoints on two hosts.
+func fillDocker(d1, d2 *dockerd) {
+	d1.network("web", []object{{"Subnet": "10.50.0.0/24", "Gateway": "10.50.0.254", "IPRange": "10.50.0.128/25",
+		"AuxiliaryAddresses": object{"router": "10.50.0.2", "nas": "10.50.0.3"}}},
+		object{"Labels": object{"env": "prod", "owner": "team"}, "Options": object{"com.docker.network.driver.mtu": "1400"}})
+	d1.network("plain", []object{}, nil)
+	d1.network("two", []object{{"Subnet": "10.60.0.0/24", "Gateway": "10.60.0.1"}, {"Subnet": "10.61.0.0/24", "Gateway": "10.61.0.1"}}, nil)
+	d1.network("back", []object{{"Subnet": "10.70.0.0/24"}}, object{"Internal": true})
+	d1.network("six", []object{{"Subnet": "10.80.0.0/24"}, {"Subnet": "fd00:80::/64"}}, object{"EnableIPv6": true})
+	d1.network("fixed", []object{{"Subnet": "10.90.0.0/24"}}, object{"Options": object{"com.docker.network.driver.overlay.vxlanid_list": "7000"}})
+	d1.network("secret", []object{{"Subnet": "10.91.0.0/24"}}, object{"Options": object{"encrypted": ""}})
+	d1.network("opts", []object{{"Subnet": "10.92.0.0/24"}}, object{"Options": object{"custom.key": "val", "com.docker.network.unknown": "x"}})
+
+	d1.run("web1", "web", object{"IPAMConfig": object{"IPv4Address": "10.50.0.10"}, "Aliases": []string{"www", "front"}}, nil)
+	d1.must(http.MethodPost, "/networks/back/connect", object{"Container": "web1", "EndpointConfig": object{"Aliases": []string{"db"}}}, nil)
+	d1.run("web2", "web", object{}, object{"MacAddress": "02:42:0a:32:00:99"})
+	d1.run("two1", "two", object{}, nil)
+	d1.run("fixed1", "fixed", object{}, nil)
+	d1.run("six1", "six", object{}, nil)
+	d2.run("web3", "web", object{}, nil)
+	d2.run("two2", "two", object{"IPAMConfig": object{"IPv4Address": "10.61.0.9"}}, nil)
+}
+
+func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
+	t.Parallel()
+	// Given two Docker hosts that share networks through etcd, and a weft cluster beside them
+	c := newCluster(t, 2, lab.Embedded{})
+	node := oldEtcd(c)
+	from := fmt.Sprintf("etcd2://%s:2379", node.Addr)
+	d1, d2 := newDockerd(c, "dock1", "etcd://"+node.Addr.String()+":2379"), newDockerd(c, "dock2", "etcd://"+node.Addr.String()+":2379")
+	for _, d := range []*dockerd{d1, d2} {
+		d.start()
+		d.load()
+	}
+	c.start()
+	fillDocker(d1, d2)
+	if *updateTrees {
+		raw, err := fetch(node, fmt.Sprintf("http://%s:2379/v2/keys/docker?recursive=true", node.Addr))
+		must(t, err)
+		writeTree(t, "etcd2.json", raw)
+	}
+	want := map[string]old{}
+	for _, name := range []string{"web", "plain", "two", "back", "fixed"} {
+		want[name] = d1.inspect(name)
+	}
+	a, b := c.hosts[0], c.hosts[1]
+
+	// When the plan is asked for, or the question is answered with no, then nothing is made
+	plan := a.imports(from, "--dry-run")
+	for _, words := range []string{"web       10.50.0.0/24      256       3           create\n", "secret: skipped: it is encrypted", "two: subnet 10.61.0.0/24 had VNI", "six: IPv6 subnet fd00:80::/64 is left out"} {
+		if !strings.Contains(plan, words) {
+			t.Errorf("the plan has no %q:\n%s", words, plan)
+		}
+	}
+	r := a.on("n\n", "import", "docker", "--from", from)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "Create 7 networks and keep 8 addresses? [y/N]") {
+		t.Errorf("declined: exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if got := a.weft("network", "ls", "-q", "-f", "driver=overlay"); got != "" {
+		t.Errorf("networks after a plan: %s", got)
+	}
+
+	// When it is imported, then the networks are Docker's
+	if out := a.imports(from, "--yes"); !strings.Contains(out, "Created 7 networks, kept 8 addresses.") {
+		t.Errorf("import: %s", out)
+	}
+	for _, n := range want {
+		a.sameAs(n)
+	}
+	if v := inspect[struct{ VNI uint32 }](a, "network", "inspect", "-v", "fixed").VNI; v != 7000 {
+		t.Errorf("VNI %d, want 7000", v)
+	}
+
+	// And each address is its name's, on any host, and nobody else's
+	d1.kill()
+	d2.kill()
+	b.refuses(125, "10.50.0.10 belongs to web1, for which it is kept", "run", "-d", "--name", "other", "--network", "web", "--ip", "10.50.0.10", "--", "sleep", forever)
+	web1, web2, two2 := b.box("web1", "web"), a.box("web2", "web"), b.box("two2", "two")
+	for _, k := range []struct {
+		box          *box
+		network      string
+		wantIP, want string
+	}{{web1, "web", "10.50.0.10", "02:42:0a:32:00:0a"}, {web2, "web", "10.50.0.128", "02:42:0a:32:00:99"}, {two2, "two", "10.61.0.9", "02:42:0a:3d:00:09"}} {
+		if got := k.box.view().NetworkSettings.Networks[k.network]; got.IPAddress != k.wantIP || got.MacAddress != k.want {
+			t.Errorf("%s has %s, %s; want %s, %s", k.box.name, got.IPAddress, got.MacAddress, k.wantIP, k.want)
+		}
+	}
+	if ip := a.box("other", "web").addr("web"); ip != "10.50.0.130" { // .129 is web3's
+		t.Errorf("another name got %s", ip)
+	}
+	echo(c, web1.netns, "10.50.0.10")
+	conn, err := web2.dial("tcp", "10.50.0.10:"+echoPort, soon)
+	must(t, err)
+	must(t, conn.Close())
+
+	// And a second import finds everything there
+	if out := b.imports(from, "-y"); !strings.Contains(out, "There is nothing left to import.") {
+		t.Errorf("second import: %s", out)
+	}
+	b.refuses(1, "keeps imported addresses for fixed1", "network", "rm", "fixed")
+	if got := b.weft("import", "release", "--all", "fixed"); got != "fixed1" {
+		t.Errorf("released %q", got)
+	}
+	b.weft("network", "rm", "fixed")
+	if got := b.weft("import", "ls", "--format", "{{.Network}} {{.Name}} {{.Address}} {{.Host}}"); got != fmt.Sprintf(
+		"back web1 10.70.0.2 %[1]s\nsix six1 10.80.0.2 %[1]s\ntwo two1 10.60.0.2 %[1]s\nweb web3 10.50.0.129 %[2]s", d1.node.Addr, d2.node.Addr) {
+		t.Errorf("kept: %s", got)
+	}
+
+	// And what cannot be is said in plain words
+	for _, k := range []struct{ from, words string }{
+		{"etcd" + strings.TrimPrefix(from, "etcd2"), "write etcd2://"},
+		{from + "/prod", "Docker's networks are at " + from},
+		{"consul://" + node.Addr.String() + ":2379", "does not answer as Consul does"},
+		{"etcd2://" + node.Addr.String() + ":1", "cannot be reached"},
+	} {
+		if r := a.on("", "import", "docker", "--from", k.from, "-y"); r.Code != 1 || !strings.Contains(r.Stderr, k.words) {
+			t.Errorf("from %s: exit %d: %s", k.from, r.Code, r.Stderr)
+		}
+	}
+}
+
+func TestNetworksOfDockerOnConsulAreImported(t *testing.T) {
+	t.Parallel()
+	// Given a Docker host whose networks are in Consul, below a path of their own
+	c := newCluster(t, 1, lab.Embedded{})
+	node, err := c.lab.AddNode("old")
+	must(t, err)
+	consul, err := server.Start(within(t, patience), server.Options{
+		Kind: server.Consul, Dir: filepath.Join(c.cfg.Dir, "old"), Host: node.Addr.String(), Port: 8500, Dial: node.Dial,
+		Start: func(_ *server.Member, cmd *exec.Cmd) error { return node.Start(cmd) },
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, consul.Stop()) })
+	from := fmt.Sprintf("consul://%s:8500/prod", node.Addr)
+	d := newDockerd(c, "dock1", from)
+	d.start()
+	d.load()
+	c.start()
+	d.network("web", []object{{"Subnet": "10.50.0.0/24", "IPRange": "10.50.0.128/25"}}, object{"Labels": object{"env": "prod"}})
+	d.run("web1", "web", object{"IPAMConfig": object{"IPv4Address": "10.50.0.10"}}, nil)
+	d.run("web2", "web", object{}, nil)
+	if *updateTrees {
+		raw, err := fetch(node, fmt.Sprintf("http://%s:8500/v1/kv/prod/docker?recurse", node.Addr))
+		must(t, err)
+		writeTree(t, "consul.json", raw)
+	}
+	want, h := d.inspect("web"), c.hosts[0]
+
+	// When they are imported
+	if out := h.imports(from, "--yes"); !strings.Contains(out, "Created 1 network, kept 2 addresses.") {
+		t.Errorf("import: %s", out)
+	}
+
+	// Then they are there, with their addresses
+	h.sameAs(want)
+	d.kill()
+	if ip := h.box("web2", "web").addr("web"); ip != "10.50.0.128" {
+		t.Errorf("web2 has %s", ip)
+	}
+	if r := h.on("", "import", "docker", "--from", strings.TrimSuffix(from, "/prod")); r.Code != 1 || !strings.Contains(r.Stderr, "Docker's networks are at "+from) {
+		t.Errorf("without the path: exit %d: %s", r.Code, r.Stderr)
+	}
+}
+
+// Docker 20.10 crashes on ZooKeeper as soon as a container joins a network, but its networks and endpoints are in the tree by then: what the
+// recipe below left there is put into a real server.
+func TestNetworksOfDockerOnZooKeeperAreImported(t *testing.T) {
+	t.Parallel()
+	// Given a ZooKeeper with the tree that Docker left
+	c := newCluster(t, 1, lab.Embedded{})
+	node, err := c.lab.AddNode("old")
+	must(t, err)
+	zookeeper, err := server.Start(within(t, patience), server.Options{
+		Kind: server.ZooKeeper, Dir: filepath.Join(c.cfg.Dir, "old"), Host: node.Addr.String(), Port: 2181, Dial: node.Dial,
+		Start: func(_ *server.Member, cmd *exec.Cmd) error { return node.Start(cmd) },
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, zookeeper.Stop()) })
+	client, err := zookeeper.ZooKeeperClient()
+	must(t, err)
+	t.Cleanup(client.Close)
+	const golden = "../integrations/libnetwork/testdata/zookeeper.json"
+	if *updateTrees {
+		recordZooKeeper(c, node, client)
+	} else {
+		plantTree(t, client, golden)
+	}
+	c.start()
+	h, from := c.hosts[0], fmt.Sprintf("zk://%s:2181", node.Addr)
+
+	// When it is imported
+	if out := h.imports(from, "--yes"); !strings.Contains(out, "Created 2 networks, kept 3 addresses.") {
+		t.Errorf("import: %s", out)
+	}
+
+	// Then the networks have the IDs of the tree, and the containers' names their addresses
+	for _, name := range []string{"web", "two"} {
+		id := inspect[old](h, "network", "inspect", name).ID
+		if exists, _, err := client.Exists("/docker/network/v1.0/network/" + id); !exists || err != nil {
+			t.Errorf("network %s has ID %s, which the tree has not: %v", name, id, err)
+		}
+	}
+	if ip := h.box("web1", "web").addr("web"); ip != "10.50.0.10" {
+		t.Errorf("web1 has %s", ip)
+	}
+}
+
+// recordZooKeeper lets Docker write its tree: it is started again after each crash.
+func recordZooKeeper(c *cluster, node *lab.Node, client *zk.Conn) {
+	c.t.Helper()
+	d := newDockerd(c, "dock1", fmt.Sprintf("zk://%s:2181", node.Addr))
+	d.start()
+	d.load()
+	d.network("web", []object{{"Subnet": "10.50.0.0/24", "Gateway": "10.50.0.254", "IPRange": "10.50.0.128/25", "AuxiliaryAddresses": object{"router": "10.50.0.2"}}}, nil)
+	d.network("two", []object{{"Subnet": "10.60.0.0/24"}, {"Subnet": "10.61.0.0/24"}}, nil)
+	for _, k := range []struct {
+		name, network string
+		settings      object
+	}{{"web1", "web", object{"IPAMConfig": object{"IPv4Address": "10.50.0.10"}}}, {"web2", "web", object{}}, {"two1", "two", object{}}} {
+		d.create(k.name, k.network, k.settings, nil)
+		_ = d.ask(http.MethodPost, "/containers/"+k.name+"/start", nil, nil) // it crashes here
+		d.kill()
+		d.start()
+	}
+	d.kill()
+	tree := map[string]string{}
+	must(c.t, collectTree(client, "/docker", tree))
+	raw, err := json.Marshal(tree)
+	must(c.t, err)
+	writeTree(c.t, "zookeeper.json", raw)
+}
+
+// collectTree takes each node's value, as base64.
+func collectTree(client *zk.Conn, path string, into map[string]string) error {
+	value, _, err := client.Get(path)
+	if err != nil {
+		return err
+	}
+	into[path] = base64.StdEncoding.EncodeToString(value)
+	kids, _, err := client.Children(path)
+	for _, k := range kids {
+		err = errors.Join(err, collectTree(client, path+"/"+k, into))
+	}
+	return err
+}
+
+// plantTree is the other way round.
+func plantTree(t testing.TB, client *zk.Conn, golden string) {
+	t.Helper()
+	raw, err := os.ReadFile(golden)
+	must(t, err)
+	tree := map[string]string{}
+	must(t, json.Unmarshal(raw, &tree))
+	paths := make([]string, 0, len(tree))
+	for p := range tree {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths) // parents first
+	for _, p := range paths {
+		value, err := base64.StdEncoding.DecodeString(tree[p])
+		must(t, err)
+		_, err = client.Create(p, value, 0, zk.WorldACL(zk.PermAll))
+		must(t, err)
+	}
+}
