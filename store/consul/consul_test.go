@@ -30,7 +30,7 @@ func run(m *testing.M) int {
 	if err := flag.Set("test.parallel", "24"); err != nil {
 		panic(err)
 	}
-	dir, err := os.MkdirTemp("", "weft-consul-")
+	dir, err := os.MkdirTemp("", "weft-consul-test-")
 	if err != nil {
 		panic(err)
 	}
@@ -45,6 +45,7 @@ func run(m *testing.M) int {
 		}
 		defer func() { _ = (*c).Stop() }()
 	}
+	defer func() { _ = stopSecure() }()
 	code := m.Run()
 	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

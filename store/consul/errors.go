@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"weft/store"
@@ -117,6 +118,10 @@ func reason(err error) string {
 		return notSent.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
 	}
 	return err.Error()
 }

@@ -130,14 +130,15 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// next returns the index to ask for what is above. After an answer that told nothing new it is 0, for what is there at once: Consul gives up
-// its blocking queries when it is restored, with what they knew before, and may stand below that index from then on. So it is for an empty
-// journal, whose index is that of all of Consul: blocking on it would end at each write there.
+// next returns the index to ask for what is above, or 0 for what is there at once. So it is after an answer that told nothing new and yet came
+// early: Consul gives up its blocking queries when it is restored, with what they knew before, and may stand below that index from then on.
+// And so it is for an empty journal, whose index is that of all of Consul: blocking on it would end at each write there.
 func (f *feed) next(above uint64, p *page) uint64 {
-	if index := uint64(p.index); index > above && len(p.entries) > 0 {
-		return index
+	index := uint64(p.index)
+	if len(p.entries) == 0 || index <= above && time.Since(p.asked) < waitTime {
+		return 0
 	}
-	return 0
+	return index
 }
 
 // begin is for an empty journal, a new store's or one that was wiped.
