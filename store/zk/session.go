@@ -49,13 +49,13 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
 	l, resumed, err := s.openOrResume(ctx, data.endpoint, cfg)
 	if err != nil {
 		return nil, s.readError(nil, "open a session", err)
 	}
 	x := &session{s: s, key: cfg.Key, id: l.wire.grant.id, ttl: l.wire.grant.ttl, every: cfg.Renewal(l.wire.grant.ttl), done: make(chan struct{})}
-	if err := x.hold(ctx, l, cfg.Value); err != nil {
+	asked, err := x.hold(ctx, l, cfg.Value, resumed)
+	if err != nil {
 		s.drop(l, !resumed) // an outcome that is unknown ends with the session
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	x.ended.Add(1)
 	s.start(func() {
 		defer x.ended.Done()
-		x.run(run, l, began)
+		x.run(run, l, asked)
 	}, func() {
 		defer x.ended.Done()
 		close(x.done)
@@ -88,41 +88,52 @@ func (s *Store) openOrResume(ctx context.Context, endpoint string, cfg store.Ses
 	return l, false, err
 }
 
-// hold makes the key's two nodes, instead of those that the session has from before.
-func (x *session) hold(ctx context.Context, l *link, value []byte) error {
+// hold makes the key's two nodes, instead of those that a session which is taken over has from before. It returns when it asked for that.
+func (x *session) hold(ctx context.Context, l *link, value []byte, resumed bool) (asked time.Time, err error) {
 	s := x.s
-	for {
-		have, owner, err := x.holder(ctx, l)
-		if err != nil {
-			return s.readError(l, "look for the key "+x.key.String(), err)
+	for look := resumed; ; look = true {
+		var have fact
+		if look {
+			var owner uint64
+			have, owner, err = x.holder(ctx, l)
+			if err != nil {
+				return asked, s.readError(l, "look for the key "+x.key.String(), err)
+			}
+			if have.exists && owner != x.id.id {
+				return asked, &store.ConflictError{Key: x.key, Have: have.rev}
+			}
 		}
-		if have.exists && owner != x.id.id {
-			return &store.ConflictError{Key: x.key, Have: have.rev}
-		}
-		mark := newMark()
-		x.sign = s.sign(x.key, mark)
-		m := &multi{l: l}
-		if have.exists {
-			m.del(s.path(x.key), -1)
-			m.del(have.sign, -1)
-		}
-		m.create(s.path(x.key), []byte(mark), zk.FlagEphemeral)
-		m.create(x.sign, value, zk.FlagEphemeral)
-		m.set(s.head(store.Alive), nil, -1)
-		rs, err := l.multi(ctx, m.ops...)
+		asked = time.Now()
+		rs, err := l.multi(ctx, x.claim(l, have, value)...)
 		if err == nil {
 			x.rev = store.Rev(rs[len(rs)-1].Stat.Mzxid)
-			return nil
+			return asked, nil
 		}
 		var op *refusedOp
 		if !errors.As(err, &op) || !raced(op.err) {
-			return s.writeError(l, err)
+			return asked, s.writeError(l, err)
 		}
-		if err := s.ensure(ctx, l, store.Alive); err != nil {
-			return s.readError(l, "make the partition", err)
+		if errors.Is(err, zk.ErrNoNode) {
+			if _, err := s.ensure(ctx, l, store.Alive); err != nil {
+				return asked, s.readError(l, "make the partition", err)
+			}
 		}
-		wait(ctx, jitter(lookAgain))
 	}
+}
+
+// claim is what makes the key.
+func (x *session) claim(l *link, have fact, value []byte) []any {
+	mark := newMark()
+	x.sign = x.s.sign(x.key, mark)
+	m := &multi{l: l}
+	if have.exists {
+		m.del(x.s.path(x.key), -1)
+		m.del(have.sign, -1)
+	}
+	m.create(x.s.path(x.key), []byte(mark), zk.FlagEphemeral)
+	m.create(x.sign, value, zk.FlagEphemeral)
+	m.set(x.s.head(store.Alive), nil, -1)
+	return m.ops
 }
 
 // holder returns the key, and the ZooKeeper session that holds it.

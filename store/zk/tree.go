@@ -3,41 +3,41 @@ package zk
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/go-zookeeper/zk"
 
 	"weft/store"
 )
 
-// ensure makes the nodes that partitions need, where they are missing.
-func (s *Store) ensure(ctx context.Context, l *link, partitions ...string) error {
-	if _, err := s.history(ctx, l); err != nil {
-		return err
-	}
-	if err := exists(l.create(ctx, s.revNode(), nil)); err != nil {
-		return err
-	}
+// ensure makes the nodes that partitions need, and tells whether any were missing. Nobody finds half of them.
+func (s *Store) ensure(ctx context.Context, l *link, partitions ...string) (made bool, err error) {
 	for _, p := range partitions {
-		if st, err := l.stat(ctx, s.head(p)); err != nil || st != nil {
-			if err != nil {
-				return err
-			}
-			continue
+		_, err := l.multi(ctx, s.partition(&multi{l: l}, p).ops...)
+		if errors.Is(err, zk.ErrNoNode) {
+			err = s.makeRoot(ctx, l, p)
 		}
-		leaves := []string{"", keysDir, logDir, headLeaf, delLeaf}
-		if p == store.Alive {
-			leaves = []string{"", keysDir, signsDir, headLeaf}
+		if exists(err) != nil {
+			return made, err
 		}
-		m := &multi{l: l}
-		for _, leaf := range leaves {
-			m.create(s.dir(p)+leaf, nil, 0)
-		}
-		if _, err := l.multi(ctx, m.ops...); exists(err) != nil {
-			return err
-		}
+		made = made || err == nil
 	}
-	return nil
+	if len(partitions) == 0 {
+		err = s.makeRoot(ctx, l)
+		return err == nil, exists(err)
+	}
+	return made, nil
+}
+
+// partition adds a partition's nodes.
+func (s *Store) partition(m *multi, name string) *multi {
+	leaves := []string{"", keysDir, logDir, headLeaf, delLeaf}
+	if name == store.Alive {
+		leaves = []string{"", keysDir, signsDir, headLeaf}
+	}
+	for _, leaf := range leaves {
+		m.create(s.dir(name)+leaf, nil, 0)
+	}
+	return m
 }
 
 // exists forgives that another client was faster.
@@ -70,13 +70,35 @@ func (s *Store) history(ctx context.Context, l *link) (string, error) {
 	return string(n.data), err
 }
 
-func (s *Store) makeRoot(ctx context.Context, l *link) error {
+// makeRoot makes the tree, with partitions.
+func (s *Store) makeRoot(ctx context.Context, l *link, partitions ...string) error {
 	for i := 1; i < len(s.root); i++ {
-		if s.root[i] == '/' && !strings.HasSuffix(s.root[:i], "/") {
+		if s.root[i] == '/' {
 			if err := exists(l.create(ctx, s.root[:i], nil)); err != nil && !errors.Is(err, zk.ErrNoAuth) {
 				return err // a parent that is there need not be ours
 			}
 		}
 	}
-	return exists(l.create(ctx, s.root, []byte(newMark())))
+	m := &multi{l: l}
+	m.create(s.root, []byte(newMark()), 0)
+	m.create(s.revNode(), nil, 0)
+	for _, p := range partitions {
+		s.partition(m, p)
+	}
+	_, err := l.multi(ctx, m.ops...)
+	if !errors.Is(err, zk.ErrNodeExists) {
+		return err
+	}
+	// An administrator made the root, or another client the tree.
+	m = &multi{l: l}
+	m.create(s.revNode(), nil, 0)
+	if _, err := l.multi(ctx, m.ops...); exists(err) != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if _, err := l.multi(ctx, s.partition(&multi{l: l}, p).ops...); exists(err) != nil {
+			return err
+		}
+	}
+	return nil
 }

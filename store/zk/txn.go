@@ -30,12 +30,16 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 	if err != nil {
 		return 0, notApplied(err)
 	}
-	for lost := 0; ; lost++ {
-		rev, again, err := s.try(ctx, l, t, lost)
-		if !again {
+	for lost := 0; ; {
+		rev, next, err := s.try(ctx, l, t, lost > 0)
+		switch next {
+		case over:
 			return rev, err
+		case overtaken:
+			lost++
+			wait(ctx, min(time.Duration(lost), 20)*rand.N(time.Millisecond))
+		case unfounded:
 		}
-		wait(ctx, min(time.Duration(lost), 20)*rand.N(time.Millisecond))
 	}
 }
 
@@ -47,38 +51,53 @@ func notApplied(err error) error {
 	return err
 }
 
-// try sends the transaction once. It is to be tried again when something changed between its reads and its multi, and all its conditions
-// hold nevertheless.
-func (s *Store) try(ctx context.Context, l *link, t store.Txn, lost int) (rev store.Rev, again bool, err error) {
-	f, err := s.look(ctx, l, t, lost > 0)
+// outcome says how a transaction that was tried goes on.
+type outcome int
+
+const (
+	over      outcome = iota // it is applied, or failed
+	overtaken                // something changed between its reads and its multi, and all its conditions hold nevertheless: again
+	unfounded                // nodes that it needs were missing and are there now: again
+)
+
+// try sends the transaction once.
+func (s *Store) try(ctx context.Context, l *link, t store.Txn, again bool) (store.Rev, outcome, error) {
+	f, err := s.look(ctx, l, t, again)
 	if err != nil {
-		return 0, false, notApplied(s.readError(l, "read the conditions", err))
+		return 0, over, notApplied(s.readError(l, "read the conditions", err))
 	}
 	if f.doubt {
-		if err := s.conflict(ctx, l, t); err != nil {
-			return 0, false, err
-		}
-		return 0, true, nil
+		err := s.conflict(ctx, l, t)
+		return 0, nextAfter(err), err
 	}
 	m := s.build(l, t, f)
 	rs, err := l.multi(ctx, m.ops...)
 	if err == nil {
 		s.trimAfter(m, rs)
-		return store.Rev(rs[m.rev].Stat.Mzxid), false, nil
+		return store.Rev(rs[m.rev].Stat.Mzxid), over, nil
 	}
 	var op *refusedOp
 	if !errors.As(err, &op) || !raced(op.err) {
-		return 0, false, s.writeError(l, err)
-	}
-	if err := s.conflict(ctx, l, t); err != nil {
-		return 0, false, err
+		return 0, over, s.writeError(l, err)
 	}
 	if errors.Is(op.err, zk.ErrNoNode) {
-		if err := s.ensure(ctx, l, partitions(t)...); err != nil {
-			return 0, false, notApplied(s.readError(l, "make the partition", err))
+		made, err := s.ensure(ctx, l, partitions(t)...)
+		if err != nil {
+			return 0, over, notApplied(s.readError(l, "make the partition", err))
+		}
+		if made {
+			return 0, unfounded, nil
 		}
 	}
-	return 0, true, nil
+	err = s.conflict(ctx, l, t)
+	return 0, nextAfter(err), err
+}
+
+func nextAfter(conflict error) outcome {
+	if conflict == nil {
+		return overtaken
+	}
+	return over
 }
 
 // raced tells the answers to a multi that come from what others wrote.
