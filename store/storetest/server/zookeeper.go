@@ -59,7 +59,9 @@ func (d *zookeeper) command(m *Member) (*exec.Cmd, error) {
 			fmt.Fprintf(&b, "server.%d=%s:%d:%d\n", i+1, h, quorum, election)
 		}
 	}
-	args := []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j.configuration=file:" + m.Dir + ".log4j"}
+	// Java asks for the names of its own addresses, and where no name server answers it waits for half a minute.
+	hosts := m.Dir + ".hosts"
+	args := []string{"-Djdk.net.hosts.file=" + hosts, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j.configuration=file:" + m.Dir + ".log4j"}
 	if id := m.cluster.identity(); id != nil {
 		fmt.Fprintf(&b, "secureClientPort=%d\nsecureClientPortAddress=%s\nserverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n", client, host)
 		more, err := d.secure(m, id, &b)
@@ -77,7 +79,11 @@ func (d *zookeeper) command(m *Member) (*exec.Cmd, error) {
 			id = i + 1
 		}
 	}
-	err = errors.Join(os.MkdirAll(m.Dir, 0o755), os.WriteFile(m.Dir+".cfg", []byte(b.String()), 0o644), os.WriteFile(m.Dir+".log4j", []byte(log4j), 0o644),
+	name, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.MkdirAll(m.Dir, 0o755), os.WriteFile(hosts, fmt.Appendf(nil, "127.0.0.1 localhost %s\n%s %s\n", name, host, m.Name), 0o644), os.WriteFile(m.Dir+".cfg", []byte(b.String()), 0o644), os.WriteFile(m.Dir+".log4j", []byte(log4j), 0o644),
 		os.WriteFile(filepath.Join(m.Dir, "myid"), fmt.Appendln(nil, id), 0o644))
 	if err != nil {
 		return nil, err
