@@ -39,6 +39,8 @@ func (w World) run(t *testing.T, test func(*testing.T, env)) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	t.Cleanup(cancel)
 	prefix := fmt.Sprintf("t%x", rand.Uint64())
+	open := w.Client
+	w.Client = func(t *testing.T, prefix string) store.Store { return welcomed{open(t, prefix), t} }
 	test(t, env{World: w, ctx: ctx, prefix: prefix, s: w.Client(t, prefix)})
 }
 
@@ -71,6 +73,42 @@ type env struct {
 	ctx    context.Context
 	prefix string
 	s      store.Store
+}
+
+// welcomed is a client with the right credentials: a store that is well refuses it nothing for want of them.
+type welcomed struct {
+	store.Store
+	t *testing.T
+}
+
+func (c welcomed) check(err error) {
+	if errors.Is(err, store.ErrRefused) {
+		c.t.Errorf("a store that is well refuses its client: %v", err)
+	}
+}
+
+func (c welcomed) Get(ctx context.Context, k store.Key) (store.Entry, error) {
+	e, err := c.Store.Get(ctx, k)
+	c.check(err)
+	return e, err
+}
+
+func (c welcomed) List(ctx context.Context, partition string) (store.Snapshot, error) {
+	l, err := c.Store.List(ctx, partition)
+	c.check(err)
+	return l, err
+}
+
+func (c welcomed) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
+	rev, err := c.Store.Txn(ctx, t)
+	c.check(err)
+	return rev, err
+}
+
+func (c welcomed) OpenSession(ctx context.Context, cfg store.SessionConfig) (store.Session, error) {
+	s, err := c.Store.OpenSession(ctx, cfg)
+	c.check(err)
+	return s, err
 }
 
 func key(name string) store.Key { return store.Key{Partition: store.Meta, Name: name} }
@@ -251,221 +289,6 @@ func listIsConsistent(t *testing.T, e env) {
 			t.Fatalf("half a transaction, or back in time: %+v", l)
 		}
 		last = l.Rev
-	}
-}
-
-// next receives a batch within the suite's patience.
-func next(t *testing.T, c <-chan store.Batch) store.Batch {
-	t.Helper()
-	select {
-	case b, ok := <-c:
-		if !ok {
-			t.Fatal("the watch has ended")
-		}
-		return b
-	case <-time.After(patience):
-		t.Fatal("nothing came")
-	}
-	return store.Batch{}
-}
-
-func watchBeginsWithList(t *testing.T, e env) {
-	e.must(t, put("a", "1"))
-	rev := e.must(t, put("b", "2"))
-	w := e.s.Watch(e.ctx, store.Meta)
-	b := next(t, w)
-	if !b.Resync || len(b.Puts) != 2 || b.Rev < rev {
-		t.Fatalf("first batch %+v", b)
-	}
-	rev = e.must(t, store.Txn{Then: []store.Op{store.Put(key("c"), nil), store.Del(key("a")), store.Put(store.Key{Partition: "net/x", Name: "n"}, nil)}})
-	b = next(t, w)
-	if b.Resync || b.Rev != rev || len(b.Puts) != 1 || b.Puts[0].Key != key("c") || b.Puts[0].Rev != rev || !slices.Equal(b.Dels, []store.Key{key("a")}) {
-		t.Errorf("second batch %+v", b)
-	}
-	empty := next(t, e.s.Watch(e.ctx, "net/never"))
-	if !empty.Resync || len(empty.Puts) != 0 {
-		t.Errorf("a watch of nothing began with %+v", empty)
-	}
-	ctx, cancel := context.WithCancel(e.ctx)
-	ending := e.s.Watch(ctx, store.Meta)
-	cancel()
-	for range ending { // ends
-	}
-}
-
-// apply checks that a batch follows from what was delivered before.
-func apply(t *testing.T, have map[string]store.Entry, b store.Batch, last *store.Rev) {
-	t.Helper()
-	if b.Rev < *last || b.Rev == *last && !b.Resync {
-		t.Fatalf("batch of revision %d after %d", b.Rev, *last)
-	}
-	*last = b.Rev
-	for _, k := range b.Dels {
-		if _, ok := have[k.Name]; !ok {
-			t.Fatalf("%s was deleted twice, or never told", k)
-		}
-		delete(have, k.Name)
-	}
-	for _, p := range b.Puts {
-		if have[p.Key.Name].Rev >= p.Rev {
-			t.Fatalf("%s came twice", p.Key)
-		}
-		have[p.Key.Name] = p
-	}
-}
-
-func watchIsExact(t *testing.T, e env) { e.follow(t, 300, func(int) {}) }
-
-func watchAfterCompaction(t *testing.T, e env) {
-	e.follow(t, 100, func(i int) {
-		if i%25 == 0 {
-			e.Compact(t)
-		}
-	})
-}
-
-// follow lets several writers write, one watch from the start and one that comes late, and compares what they know at the end.
-func (e env) follow(t *testing.T, n int, each func(int)) {
-	early := e.s.Watch(e.ctx, store.Meta)
-	var wg sync.WaitGroup
-	for w := range 4 {
-		c := e.client(t)
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(w), 1))
-			for i := range n / 4 {
-				name := fmt.Sprintf("k%d", r.IntN(20))
-				op := store.Put(key(name), fmt.Appendf(nil, "%d-%d", w, i))
-				if r.IntN(3) == 0 {
-					op = store.Del(key(name))
-				}
-				if _, err := c.Txn(e.ctx, store.Txn{Then: []store.Op{op, store.Put(key(fmt.Sprintf("w%d", w)), nil)}}); err != nil {
-					t.Error(err)
-					return
-				}
-				each(i)
-			}
-		})
-	}
-	late := e.s.Watch(e.ctx, store.Meta)
-	wg.Wait()
-	end := e.must(t, put("end", ""))
-	want, err := e.s.List(e.ctx, store.Meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, w := range map[string]<-chan store.Batch{"early": early, "late": late} {
-		have, last := map[string]store.Entry{}, store.Rev(0)
-		for last < end {
-			apply(t, have, next(t, w), &last)
-		}
-		if len(have) != len(want.Entries) {
-			t.Errorf("%s watch knows %d keys, the list %d", name, len(have), len(want.Entries))
-		}
-		for _, x := range want.Entries {
-			if have[x.Key.Name].Rev != x.Rev || string(have[x.Key.Name].Value) != string(x.Value) {
-				t.Errorf("%s watch: %s is %+v, want %+v", name, x.Key, have[x.Key.Name], x)
-			}
-		}
-	}
-}
-
-func (e env) session(t *testing.T, s store.Store, resume string) (store.Session, error) {
-	t.Helper()
-	return s.OpenSession(e.ctx, store.SessionConfig{
-		Key: store.Key{Partition: store.Alive, Name: "host"}, Value: []byte("v"), TTL: max(e.Floor, 2*time.Second), Resume: resume,
-	})
-}
-
-func sessionCloses(t *testing.T, e env) {
-	s, err := e.session(t, e.s, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := e.s.Watch(e.ctx, store.Alive)
-	if b := next(t, w); len(b.Puts) != 1 || b.Puts[0].Rev != s.Alive().Rev {
-		t.Errorf("first batch %+v, session at %v", b, s.Alive())
-	}
-	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{s.Alive()}, Then: []store.Op{store.Put(key("x"), nil)}}); err != nil {
-		t.Errorf("fenced write of a live session: %v", err)
-	}
-	// It lives longer than its TTL as long as it is renewed.
-	select {
-	case <-s.Done():
-		t.Fatal("the session ended by itself")
-	case <-time.After(s.TTL() + s.TTL()/2):
-	}
-	if err := s.Close(e.ctx); err != nil {
-		t.Fatal(err)
-	}
-	<-s.Done()
-	if b := next(t, w); len(b.Dels) != 1 {
-		t.Errorf("after the end: %+v", b)
-	}
-	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{s.Alive()}, Then: []store.Op{store.Put(key("x"), nil)}}); err == nil {
-		t.Error("a write of an ended session was applied")
-	}
-}
-
-func sessionResumes(t *testing.T, e env) {
-	old, err := e.session(t, e.s, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	old.Leave()
-	s, err := e.session(t, e.s, old.ID())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.ID() != old.ID() {
-		t.Errorf("session %s became %s", old.ID(), s.ID())
-	}
-	select {
-	case <-s.Done():
-		t.Error("the session that was taken over ended")
-	case <-time.After(s.TTL() + s.TTL()/2):
-	}
-	if err := s.Close(e.ctx); err != nil {
-		t.Error(err)
-	}
-	// What is gone cannot be taken over, and is no reason to fail.
-	again, err := e.session(t, e.s, old.ID())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Close(e.ctx); err != nil {
-		t.Error(err)
-	}
-}
-
-func sessionExpires(t *testing.T, e env) {
-	s, err := e.session(t, e.s, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := e.s.Watch(e.ctx, store.Alive)
-	next(t, w)
-	left := time.Now()
-	s.Leave()
-	if b := next(t, w); len(b.Dels) != 1 {
-		t.Errorf("after leaving: %+v", b)
-	}
-	if d := time.Since(left); d < s.TTL()/2 {
-		t.Errorf("the key went %v after the last renewal, TTL %v", d, s.TTL())
-	}
-}
-
-func sessionIsExclusive(t *testing.T, e env) {
-	s, err := e.session(t, e.s, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = e.session(t, e.client(t), "")
-	var c *store.ConflictError
-	if !errors.As(err, &c) || c.Have != s.Alive().Rev {
-		t.Errorf("second session on one key: %v", err)
-	}
-	if err := s.Close(e.ctx); err != nil {
-		t.Error(err)
 	}
 }
 
