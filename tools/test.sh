@@ -51,16 +51,27 @@ lint() {
   fi
 }
 
+# The stores' servers: what is not there yet is built, which takes minutes the first time, so that no test has to wait for it.
+servers() {
+  echo "== store servers (the first time Consul is built, which takes some minutes)"
+  go test -timeout 40m ./store/storetest/server
+}
+
 unit() {
   root
+  servers
   echo "== unit and namespace tests, with the race detector"
   CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v '^weft/e2e$')
 }
 
+# The stories of whole hosts on each store, or on $STORE alone. What is about no store of ours runs once, with etcd.
 e2e() {
   root
-  echo "== whole hosts in namespaces"
-  go test -count=1 -timeout 20m ./e2e
+  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker)'
+  for store in ${STORE:-etcd consul zk}; do
+    echo "== whole hosts in namespaces, on $store"
+    STORE=$store go test -count=1 -timeout 20m -skip "$([ "$store" = etcd ] || echo "$once")" ./e2e
+  done
 }
 
 # Each fuzz target for some thousand inputs from its corpus; go test runs one at a time. Inputs and not seconds: when time is up while an
