@@ -27,6 +27,7 @@ func TestFaults(t *testing.T) {
 			}
 		},
 		Attempts:    10,
+		Frames:      1,
 		DiskRestart: true,
 	})
 }

@@ -24,6 +24,8 @@ type FaultWorld struct {
 	Floor time.Duration
 	// Attempts is how many connections a client with watches, a session and a caller opens at most while its server is down, in a second.
 	Attempts int
+	// Frames is how many writes to its connection one request is, with what the protocol itself needs.
+	Frames int
 	// DiskRestart is true where a server whose disk was full must be started anew.
 	DiskRestart bool
 }

@@ -16,6 +16,7 @@ func aClient(t *testing.T, w FaultWorld) {
 		"cut off silently for ten seconds":         func(t *testing.T, s *site) { cutOff(t, s, drop, 10*time.Second) },
 		"cut off by a firewall that says so":       func(t *testing.T, s *site) { cutOff(t, s, reject, 3*time.Second) },
 		"a server that is slow":                    slow,
+		"a host on a quiet day":                    quiet,
 		"a session whose holder dies":              holderDies,
 		"a session whose holder is cut off":        holderCutOff,
 		"a session that is renewed outlives a cut": holderCutOffShortly,

@@ -3,7 +3,6 @@ package storetest
 import (
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -45,17 +44,22 @@ const freeze = 6 * time.Second
 
 func frozen(t *testing.T, s *site) {
 	x := s.scene(t, "frozen")
+	hosts := s.idleHosts(t, "frozen")
 	m := s.cluster.Members[0]
 	if err := m.Pause(); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
+	hosts.reset()
 	callsEnd(t, x.s, store.ErrUnknown)
 	time.Sleep(time.Until(began.Add(freeze)))
+	hosts.wereQuiet(t, time.Since(began))
 	if err := m.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	x.healed(t, time.Now())
+	since := time.Now()
+	x.healed(t, since)
+	hosts.follow(t, since)
 	x.settle(t, true)
 	x.sessionLives(t)
 }
@@ -101,81 +105,20 @@ func callsEnd(t *testing.T, s store.Store, orWrite error) {
 	wg.Wait()
 }
 
-// down lets a host run into a server that is not there: what it does is bounded, and no two do it in step.
 func down(t *testing.T, s *site) {
-	const hosts, wait = 4, 5 * time.Second
-	var meters []*meter
-	var idle []*follower
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	for range hosts {
-		m := &meter{dial: s.near}
-		c := s.client(t, "down", m.Dial)
-		for range 3 {
-			idle = append(idle, newFollower(t, "idle", c))
-		}
-		session(t, c, t.Name()+string(rune('0'+len(meters))), sessionTTL)
-		meters = append(meters, m)
-		wg.Go(func() { // a caller, who asks again a second after each answer
-			for ctx.Err() == nil {
-				call, done := context.WithTimeout(ctx, callWait)
-				_, _ = c.Get(call, key("x"))
-				done()
-				select {
-				case <-time.After(time.Second):
-				case <-ctx.Done():
-				}
-			}
-		})
-	}
-	member := s.cluster.Members[0]
-	if err := member.Kill(); err != nil {
+	hosts := s.idleHosts(t, "down")
+	m := s.cluster.Members[0]
+	if err := m.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range meters {
-		m.reset()
-	}
-	time.Sleep(wait)
-	var gaps []float64
-	for _, m := range meters {
-		dials, writes := m.reset()
-		t.Logf("measured: %d connections tried and %d writes by one client in %v", len(dials), writes, wait)
-		if most := s.Attempts * int(wait/time.Second); len(dials)+writes > most {
-			t.Errorf("%d connections tried and %d writes in %v, at most %d are right", len(dials), writes, wait, most)
-		}
-		for i := 1; i < len(dials); i++ {
-			gaps = append(gaps, dials[i].Sub(dials[i-1]).Seconds())
-		}
-	}
-	if v := variation(gaps); len(gaps) > 0 && v < 0.05 {
-		t.Errorf("attempts come in step: their distances vary by %.3f: %v", v, gaps)
-	}
-	if err := errors.Join(member.Start(), s.cluster.Wait(t.Context())); err != nil {
+	began := time.Now()
+	hosts.reset()
+	time.Sleep(5 * time.Second)
+	hosts.wereQuiet(t, time.Since(began))
+	if err := errors.Join(m.Start(), s.cluster.Wait(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	since := time.Now()
-	rev, err := s.client(t, "down", s.near).Txn(t.Context(), put("back", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range idle {
-		f.reaches(t, rev, since, heal)
-	}
-}
-
-// variation is the standard deviation over the mean.
-func variation(x []float64) float64 {
-	var sum, squares float64
-	for _, v := range x {
-		sum += v
-	}
-	mean := sum / float64(len(x))
-	for _, v := range x {
-		squares += (v - mean) * (v - mean)
-	}
-	return math.Sqrt(squares/float64(len(x))) / mean
+	hosts.follow(t, time.Now())
 }
 
 // forgotten cuts a watch off, changes much, and forgets how that came about: it is told the exact difference.
