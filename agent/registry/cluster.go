@@ -24,7 +24,12 @@ func (r *Registry) EnsureCluster(ctx context.Context, want record.Cluster) (*rec
 			out = c
 			return false, nil
 		}
+		still, err := r.unmoved(ctx, true)
+		if err != nil {
+			return false, fmt.Errorf("create the cluster's record: %w", err)
+		}
 		t := txn{}
+		t.t.If = []store.Cond{still}
 		t.when(record.ClusterKey(), store.Absent)
 		t.put(record.ClusterKey(), &want)
 		_, err = r.commit(ctx, t)
@@ -61,7 +66,12 @@ func (r *Registry) tryRegister(ctx context.Context, h record.Host, warnings *[]s
 	if fence != nil && fence.Incarnation >= h.Incarnation {
 		return 0, false, refuse(Lost, "host %s was cleared from the cluster (fence at incarnation %d, this is %d)", h.ID, fence.Incarnation, h.Incarnation)
 	}
+	still, err := r.unmoved(ctx, true)
+	if err != nil {
+		return 0, false, fmt.Errorf("register this host: %w", err)
+	}
 	t := txn{}
+	t.t.If = []store.Cond{still}
 	t.when(record.HostKey(h.ID), view.HostRev(h.ID))
 	t.when(record.FenceKey(h.ID), fenceRev)
 	if owner, taken := view.VTEPOwner(h.VTEP); !taken {

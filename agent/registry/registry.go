@@ -76,7 +76,8 @@ func KindOf(err error) Kind {
 	return 0
 }
 
-// conditions are what every write of a host compares: that it was not cleared and, where it has a session, that this is alive.
+// conditions are what every write of a host compares: that it was not cleared, that the records are not being moved and, where it has a
+// session, that this is alive.
 func (r *Registry) conditions(ctx context.Context, as Actor, fresh bool) ([]store.Cond, error) {
 	fence, rev := r.cfg.Picture().Fence(as.Host)
 	if fresh {
@@ -88,7 +89,11 @@ func (r *Registry) conditions(ctx context.Context, as Actor, fresh bool) ([]stor
 	if fence != nil && fence.Incarnation >= as.Incarnation {
 		return nil, refuse(Lost, "this host was cleared from the cluster (fence at incarnation %d, this is %d)", fence.Incarnation, as.Incarnation)
 	}
-	conds := []store.Cond{{Key: record.FenceKey(as.Host), Rev: rev}}
+	still, err := r.unmoved(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	conds := []store.Cond{{Key: record.FenceKey(as.Host), Rev: rev}, still}
 	if as.Session != nil {
 		conds = append(conds, as.Session.Alive())
 	}

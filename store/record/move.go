@@ -24,9 +24,10 @@ const (
 type Move struct {
 	ID      string            `json:"id"` // of this attempt
 	State   MoveState         `json:"state"`
-	To      string            `json:"to,omitempty"`     // URL, without secrets
-	Opts    map[string]string `json:"opts,omitempty"`   // of the new store; files are paths on each host
-	Target  string            `json:"target,omitempty"` // the new back end's own ID, as the moving agent sees it
+	To      string            `json:"to,omitempty"`      // URL, without secrets
+	Opts    map[string]string `json:"opts,omitempty"`    // of the new store; files are paths on each host
+	Target  string            `json:"target,omitempty"`  // the new back end's own ID, as the moving agent sees it
+	Cluster string            `json:"cluster,omitempty"` // ID of the cluster whose records are restored
 	By      HostID            `json:"by,omitempty"`
 	Started time.Time         `json:"started"`
 	extra   extra
@@ -84,3 +85,6 @@ func (s *Snapshot) MoveReply(id HostID) (*MoveReply, bool) {
 	r, ok := s.meta.replies[id]
 	return r, ok
 }
+
+// ClusterRev is the revision of the cluster's record, store.Absent where there is none.
+func (s *Snapshot) ClusterRev() store.Rev { return s.meta.revs[ClusterKey().Name] }

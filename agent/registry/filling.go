@@ -1,0 +1,151 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"weft/store"
+	"weft/store/record"
+)
+
+// filling is a store that is being filled with a cluster's records, from a backup or from another store. From its begin on the store has a mark,
+// which keeps all agents from writing, and no cluster's record, so that none believes it; its end puts the record, with a history of its own,
+// and takes the mark away. In between it may be left and begun again: what is there already is left alone.
+type filling struct {
+	s     store.Store
+	guard store.Cond // the mark is ours
+	move  record.Move
+}
+
+// changes counts what a filling has to do, or has done.
+type changes struct{ Puts, Dels, Same int }
+
+func (c *changes) add(o changes) {
+	c.Puts, c.Dels, c.Same = c.Puts+o.Puts, c.Dels+o.Dels, c.Same+o.Same
+}
+
+// beginFilling sets the mark, over the one of an earlier filling if need be. meta is the store's as it was read: what has changed since refuses.
+func beginFilling(ctx context.Context, s store.Store, meta *record.Snapshot, mark record.Move) (*filling, error) {
+	_, had := meta.Move()
+	mark.State = record.MoveRestoring
+	t := txn{}
+	t.when(record.MovesKey(), had)
+	t.when(record.ClusterKey(), meta.ClusterRev())
+	t.put(record.MovesKey(), &mark)
+	t.del(record.ClusterKey())
+	if t.err != nil {
+		return nil, t.err
+	}
+	_, err := s.Txn(ctx, t.t)
+	if err != nil && !errors.Is(err, store.ErrUnknown) {
+		if k, lost := conflict(err); lost {
+			return nil, fmt.Errorf("somebody else has just changed %s: %w", k, err)
+		}
+		return nil, err
+	}
+	now, rev, err := get[record.Move](ctx, s, record.MovesKey())
+	if err != nil {
+		return nil, err
+	}
+	if now == nil || now.ID != mark.ID {
+		return nil, errors.New("whether the store took the mark is not known: run the command again")
+	}
+	return &filling{s: s, guard: store.Cond{Key: record.MovesKey(), Rev: rev}, move: mark}, nil
+}
+
+// partition makes a partition hold what is wanted, as far as that is movable and not the cluster's record.
+func (f *filling) partition(ctx context.Context, name string, want map[string][]byte) (changes, error) {
+	ops, c, err := difference(ctx, f.s, name, want)
+	if err != nil {
+		return c, err
+	}
+	return c, f.write(ctx, ops)
+}
+
+// difference is what makes a partition of s hold what is wanted.
+func difference(ctx context.Context, s store.Store, partition string, want map[string][]byte) ([]store.Op, changes, error) {
+	have, err := s.List(ctx, partition)
+	if err != nil {
+		return nil, changes{}, err
+	}
+	var c changes
+	var ops []store.Op
+	same := map[string]bool{}
+	for _, e := range have.Entries {
+		if !movable(e.Key) || e.Key == record.ClusterKey() {
+			continue
+		}
+		value, wanted := want[e.Key.Name]
+		switch {
+		case !wanted:
+			ops = append(ops, store.Del(e.Key))
+			c.Dels++
+		case string(value) == string(e.Value):
+			same[e.Key.Name] = true
+			c.Same++
+		}
+	}
+	for name, value := range want {
+		k := store.Key{Partition: partition, Name: name}
+		if !same[name] && movable(k) && k != record.ClusterKey() {
+			ops = append(ops, store.Put(k, value))
+			c.Puts++
+		}
+	}
+	return ops, c, nil
+}
+
+// write does ops in as few transactions as they fit into.
+func (f *filling) write(ctx context.Context, ops []store.Op) error {
+	t := store.Txn{If: []store.Cond{f.guard}}
+	size := 0
+	for i, op := range ops {
+		t.Then = append(t.Then, op)
+		size += len(op.Value)
+		if i+1 < len(ops) && len(t.Then) < store.MaxOps-1 && size+len(ops[i+1].Value) <= store.MaxTxn {
+			continue
+		}
+		if err := persist(ctx, f.s, t); err != nil {
+			return err
+		}
+		t.Then, size = nil, 0
+	}
+	return nil
+}
+
+// end puts the cluster's record: from now on the store is believed.
+func (f *filling) end(ctx context.Context, c record.Cluster) error {
+	c.History = f.move.ID
+	t := txn{}
+	t.t.If = []store.Cond{f.guard}
+	t.put(record.ClusterKey(), &c)
+	t.del(record.MovesKey())
+	if t.err != nil {
+		return t.err
+	}
+	err := persist(ctx, f.s, t.t)
+	if k, lost := conflict(err); lost && k == record.MovesKey() { // an attempt whose outcome was unknown may have been applied
+		now, _, err2 := get[record.Cluster](ctx, f.s, record.ClusterKey())
+		if err2 == nil && now != nil && now.History == f.move.ID {
+			return nil
+		}
+	}
+	return err
+}
+
+// persist does a transaction that may be done twice, until its outcome is known or ctx ends.
+func persist(ctx context.Context, s store.Store, t store.Txn) error {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		_, err := s.Txn(ctx, t)
+		if !errors.Is(err, store.ErrUnknown) && !errors.Is(err, store.ErrUnreachable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
