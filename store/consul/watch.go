@@ -73,6 +73,7 @@ func (w *watch) run(ctx context.Context) {
 				retry = min(2*retry, lastRetry)
 				continue
 			}
+			seen = nil // it may tell of the end of a session
 		}
 		p, changed := w.feed.now()
 		if p != nil && p != seen && len(w.queue) < queued {

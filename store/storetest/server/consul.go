@@ -110,25 +110,33 @@ func split(addr string) (string, int, error) {
 	return host, n, err
 }
 
-// ConsulClient returns a plain client of one member.
+// ConsulClient returns a plain client of one member. Its idle connections close by themselves.
 func (c *Cluster) ConsulClient(member int) (*api.Client, error) {
+	cli, _, err := c.consulClient(member)
+	return cli, err
+}
+
+// consulClient returns a client, and how to close its connections.
+func (c *Cluster) consulClient(member int) (*api.Client, func(), error) {
 	tr := &http.Transport{DialContext: c.opts.Dial, MaxIdleConnsPerHost: 128, IdleConnTimeout: 10 * time.Second}
 	cfg := &api.Config{Address: c.Members[member].Endpoint, Scheme: "http", HttpClient: &http.Client{Transport: tr}}
 	if id := c.identity(); id != nil {
 		var err error
 		if tr.TLSClientConfig, err = id.clientTLS(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		cfg.Scheme, cfg.Token = "https", Token
 	}
-	return api.NewClient(cfg)
+	cli, err := api.NewClient(cfg)
+	return cli, tr.CloseIdleConnections, err
 }
 
 func (d *consul) wait(ctx context.Context, c *Cluster) error {
-	cli, err := c.ConsulClient(0)
+	cli, end, err := c.consulClient(0)
 	if err != nil {
 		return err
 	}
+	defer end()
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := cli.KV().Put(&api.KVPair{Key: "ready"}, (&api.WriteOptions{}).WithContext(try))
@@ -146,13 +154,14 @@ func (d *consul) wait(ctx context.Context, c *Cluster) error {
 
 func (d *consul) leader(ctx context.Context, c *Cluster) (int, error) {
 	for i := range c.Members {
-		cli, err := c.ConsulClient(i)
+		cli, end, err := c.consulClient(i)
 		if err != nil {
 			return 0, err
 		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		addr, err := cli.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(try))
 		cancel()
+		end()
 		if err != nil {
 			continue
 		}
