@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"weft/store"
@@ -60,6 +62,8 @@ func (s *Store) writeError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrRefused):
 		return fmt.Errorf("consul: %w", err)
+	case noCertificate(err):
+		return fmt.Errorf("consul: %w: %s", store.ErrRefused, reason(err))
 	case errors.As(err, &notSent):
 		if s.ctx.Err() != nil {
 			return store.ErrClosed
@@ -82,9 +86,8 @@ func (s *Store) writeError(err error) error {
 func refused(err error) bool {
 	var no *deniedError
 	var st *statusError
-	var alert tls.AlertError
 	switch {
-	case errors.As(err, &no), errors.As(err, &alert) && badCertificate(alert):
+	case errors.As(err, &no), noCertificate(err):
 		return true
 	case errors.As(err, &st):
 		return st.code/100 == 4 && st.code != http.StatusTooManyRequests && st.code != http.StatusRequestTimeout
@@ -92,10 +95,14 @@ func refused(err error) bool {
 	return false
 }
 
-// badCertificate tells the alerts (RFC 8446, 6.2) of a server that takes no request from us. With TLS 1.3 they come after the handshake.
-func badCertificate(a tls.AlertError) bool {
-	const badCertificate, certificateUnknown, unknownCA, accessDenied, certificateRequired = 42, 46, 48, 49, 116
-	return badCertificate <= a && a <= certificateUnknown || a == unknownCA || a == accessDenied || a == certificateRequired
+// certificateAlerts (RFC 8446, 6.2) are those of a server that does not take this host's certificate, or wants one. With TLS 1.3 they come
+// after the handshake.
+var certificateAlerts = []tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
+
+// noCertificate tells them. The other end's alerts are of a type that crypto/tls does not export: their words are the same.
+func noCertificate(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" && slices.ContainsFunc(certificateAlerts, func(a tls.AlertError) bool { return a.Error() == op.Err.Error() })
 }
 
 // turnedAway tells answers of a server that did nothing for now: nobody leads, or there are too many requests or connections.

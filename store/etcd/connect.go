@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/connectivity"
@@ -59,21 +61,30 @@ func (s *Store) connected(ctx context.Context) error {
 func (s *Store) why(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), whyWait)
 	defer cancel()
-	reason := errors.New("a server accepts connections and does not answer")
+	answers := make([]error, len(s.cfg.Endpoints))
+	var wg sync.WaitGroup
 	for i, ep := range s.cfg.Endpoints {
-		host := ep
 		if u, err := url.Parse(ep); err == nil && u.Host != "" {
-			host = u.Host
+			ep = u.Host
 		}
-		err := s.shake(ctx, host)
+		wg.Go(func() {
+			if err := s.shake(ctx, ep); err != nil {
+				answers[i] = fmt.Errorf("%s: %w", ep, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range answers {
 		if errors.Is(err, store.ErrRefused) {
-			return fmt.Errorf("etcd: %s: %w", host, err)
-		}
-		if i == 0 && err != nil {
-			reason = err
+			return fmt.Errorf("etcd: %w", err)
 		}
 	}
-	return fmt.Errorf("etcd: %w (%w)", store.ErrUnreachable, reason)
+	for _, err := range answers {
+		if err != nil {
+			return fmt.Errorf("etcd: %w (%w)", store.ErrUnreachable, err)
+		}
+	}
+	return fmt.Errorf("etcd: %w (a server accepts connections and does not answer)", store.ErrUnreachable)
 }
 
 // shake connects to one server, and returns what is wrong with that. Refused is what another try would not change: a certificate that one
@@ -89,10 +100,7 @@ func (s *Store) shake(ctx context.Context, host string) error {
 		return err
 	}
 	if s.cfg.TLS == nil {
-		if err := tls.Client(conn, &tls.Config{ServerName: name, VerifyConnection: func(tls.ConnectionState) error { return errSpeaksTLS }, InsecureSkipVerify: true}).HandshakeContext(ctx); errors.Is(err, errSpeaksTLS) {
-			return err
-		}
-		return nil
+		return speaksTLS(ctx, conn)
 	}
 	conf := s.cfg.TLS.Clone()
 	conf.NextProtos = []string{"h2"}
@@ -112,21 +120,39 @@ func (s *Store) shake(ctx context.Context, host string) error {
 	return refusedBy(err, conf)
 }
 
+// speaksTLS returns an error if the server does. Nothing is sent to it but a greeting.
+func speaksTLS(ctx context.Context, conn net.Conn) error {
+	conf := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errSpeaksTLS }}
+	if err := tls.Client(conn, conf).HandshakeContext(ctx); errors.Is(err, errSpeaksTLS) {
+		return err
+	}
+	return nil
+}
+
 var errSpeaksTLS = fmt.Errorf("%w: the server speaks TLS, and no TLS option is given", store.ErrRefused)
 
 // refusedBy tells refusals from all else that may be wrong with a TLS connection; of that, what only says that the server waits is nothing.
 func refusedBy(err error, conf *tls.Config) error {
-	var alert tls.AlertError
 	var plain tls.RecordHeaderError
 	switch {
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
 	case errors.As(err, &plain):
 		return fmt.Errorf("%w: the server does not speak TLS, and TLS options are given", store.ErrRefused)
-	case errors.As(err, &alert) && conf.GetClientCertificate == nil && len(conf.Certificates) == 0:
-		return fmt.Errorf("%w: the server wants a certificate of this host, and none is given (%w)", store.ErrRefused, alert)
-	case errors.As(err, &alert):
-		return fmt.Errorf("%w: the server does not take the certificate of this host (%w)", store.ErrRefused, alert)
+	case !noCertificate(err):
+		return err
+	case conf.GetClientCertificate == nil && len(conf.Certificates) == 0:
+		return fmt.Errorf("%w: the server wants a certificate of this host, and none is given (%w)", store.ErrRefused, err)
 	}
-	return err
+	return fmt.Errorf("%w: the server does not take the certificate of this host (%w)", store.ErrRefused, err)
+}
+
+// certificateAlerts (RFC 8446, 6.2) are those of a server that does not take this host's certificate, or wants one. With TLS 1.3 they come
+// after the handshake.
+var certificateAlerts = []tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
+
+// noCertificate tells them. The other end's alerts are of a type that crypto/tls does not export: their words are the same.
+func noCertificate(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" && slices.ContainsFunc(certificateAlerts, func(a tls.AlertError) bool { return a.Error() == op.Err.Error() })
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,7 +95,7 @@ type tokenStream struct {
 func (s *tokenStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	if r, ok := m.(*pb.WatchResponse); ok && err == nil && r.Canceled && r.CancelReason != "" {
-		if reason := rpctypes.Error(errors.New(r.CancelReason)); stale(reason) {
+		if staleReason(r.CancelReason) {
 			s.login.drop(s.token)
 			return status.Error(codes.Unavailable, r.CancelReason)
 		}
@@ -111,13 +113,16 @@ func with(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
 }
 
-// stale tells a refusal that another login may get over.
+// staleErrors are the refusals that another login may get over.
+var staleErrors = []error{rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty}
+
 func stale(err error) bool {
-	if err == nil {
-		return false
-	}
-	err = rpctypes.Error(err)
-	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
+	return err != nil && slices.ContainsFunc(staleErrors, func(e error) bool { return errors.Is(rpctypes.Error(err), rpctypes.Error(e)) })
+}
+
+// staleReason is stale for what a watch was cancelled for: the same words, without a code.
+func staleReason(reason string) bool {
+	return slices.ContainsFunc(staleErrors, func(e error) bool { return strings.Contains(reason, rpctypes.ErrorDesc(e)) })
 }
 
 func (l *login) drop(token string) {
