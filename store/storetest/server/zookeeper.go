@@ -111,8 +111,10 @@ func (d *zookeeper) secure(m *Member, id *identity, b *strings.Builder) (args []
 }
 
 // ZooKeeperClient returns a plain client, of a secure cluster as its user.
-func (c *Cluster) ZooKeeperClient() (*zk.Conn, error) {
-	conn, _, err := zk.Connect(c.Endpoints(), 5*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(c.zookeeperDial))
+func (c *Cluster) ZooKeeperClient() (*zk.Conn, error) { return c.zookeeperClient(5 * time.Second) }
+
+func (c *Cluster) zookeeperClient(timeout time.Duration) (*zk.Conn, error) {
+	conn, _, err := zk.Connect(c.Endpoints(), timeout, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(c.zookeeperDial))
 	if err != nil || !c.opts.Secure {
 		return conn, err
 	}
@@ -168,9 +170,13 @@ func (d *zookeeper) wait(ctx context.Context, c *Cluster) error {
 	}
 }
 
+// readyTimeout is below what a server grants: it is the client's until it is connected, and a client waits for an answer almost seven times as
+// long. A server that is just starting may accept a connection and never answer.
+const readyTimeout = 300 * time.Millisecond
+
 // zookeeperReady tries a write. What a client cannot do at once it would not do later either: its login waits for no server.
 func (c *Cluster) zookeeperReady() error {
-	cli, err := c.ZooKeeperClient()
+	cli, err := c.zookeeperClient(readyTimeout)
 	if err != nil {
 		return err
 	}
