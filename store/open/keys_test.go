@@ -1,10 +1,13 @@
 package open_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"path"
 	"strings"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/hashicorp/consul/api"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -115,4 +118,69 @@ func (k *consulKeys) foreign() (out []string) {
 		}
 	}
 	return out
+}
+
+// zooKeys are lists of who may do what, on each node. A digest's user is the name with the password: it has another one under another.
+type zooKeys struct{ *secured }
+
+func (k *zooKeys) do(f func(*zk.Conn) error) {
+	k.t.Helper()
+	conn, err := k.c.ZooKeeperClient()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := f(conn); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// grant makes the prefix's node, whose parent is another's.
+func (k *zooKeys) grant(secret string) {
+	k.do(func(c *zk.Conn) error {
+		parent, leaf := path.Split("/" + prefix)
+		_, err1 := c.Create(path.Clean(parent), nil, 0, zk.DigestACL(zk.PermAll, "somebody", "else"))
+		_, err2 := c.Create(parent+leaf, nil, 0, zk.DigestACL(zk.PermAll, "weft", secret))
+		return errors.Join(err1, err2)
+	})
+}
+
+// change walks over all nodes.
+func (k *zooKeys) change(secret string) {
+	k.do(func(c *zk.Conn) error {
+		return k.walk(c, "/"+prefix, func(node string) error {
+			_, err := c.SetACL(node, zk.DigestACL(zk.PermAll, "weft", secret), -1)
+			if errors.Is(err, zk.ErrNoNode) {
+				return nil // an ephemeral one that has gone
+			}
+			return err
+		})
+	})
+}
+
+func (k *zooKeys) foreign() (out []string) {
+	k.do(func(c *zk.Conn) error {
+		return k.walk(c, "", func(node string) error {
+			known := node == "" || node == "/ready" || node == "/zookeeper" || strings.HasPrefix(node, "/zookeeper/")
+			if !known && node != path.Dir("/"+prefix) && node != "/"+prefix && !strings.HasPrefix(node, "/"+prefix+"/") {
+				out = append(out, node)
+			}
+			return nil
+		})
+	})
+	return out
+}
+
+func (k *zooKeys) walk(c *zk.Conn, node string, do func(string) error) error {
+	if err := do(node); err != nil {
+		return err
+	}
+	children, _, err := c.Children(cmp.Or(node, "/"))
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil
+	}
+	for _, child := range children {
+		err = errors.Join(err, k.walk(c, node+"/"+child, do))
+	}
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"weft/store/consul"
 	"weft/store/credential"
 	"weft/store/etcd"
+	"weft/store/zk"
 )
 
 // Options are what no URL says.
@@ -45,6 +46,8 @@ func (c Config) Open(o Options) (store.Store, error) {
 		return etcd.New(etcd.Config{Endpoints: urls(c.Endpoints, id.tls != nil), Prefix: c.Prefix, TLS: id.tls, User: c.User, Password: id.password, Dial: o.Dial, Log: o.Log})
 	case "consul":
 		return consul.New(consul.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, TLS: id.tls, Token: id.token, Dial: o.Dial, Log: o.Log})
+	case "zk":
+		return zk.New(zk.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, TLS: id.tls, User: c.User, Password: id.password, Dial: o.Dial, Log: o.Log})
 	}
 	return nil, fmt.Errorf("no back end for %s://", c.Scheme)
 }
