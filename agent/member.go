@@ -91,6 +91,9 @@ func (m *member) claim(ctx context.Context) (registry.Actor, error) {
 
 // unreachable is the refusal of a claim, in the words that users look for.
 func (m *member) unreachable(why error) error {
+	if errors.Is(why, store.ErrRefused) {
+		return fmt.Errorf("%w: %s; networks and sandboxes that exist go on", errNoStore, m.reason(why))
+	}
 	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name, why)
 }
 
@@ -99,7 +102,7 @@ var errNoStore = fmt.Errorf("not now: %w", store.ErrUnreachable)
 
 // explain puts the store's name into an error of a claim that failed on the way.
 func (m *member) explain(err error) error {
-	if errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrUnknown) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrUnknown) || errors.Is(err, store.ErrRefused) || errors.Is(err, context.DeadlineExceeded) {
 		if errors.Is(err, errNoStore) {
 			return err
 		}
@@ -128,7 +131,7 @@ func (m *member) say() []string {
 	defer m.mu.Unlock()
 	out := slices.Clone(m.notes)
 	if m.actor == nil && m.why != nil {
-		out = append(out, "cluster store "+m.name+" is not reachable: "+m.why.Error())
+		out = append(out, m.reason(m.why))
 	}
 	return out
 }
@@ -153,6 +156,12 @@ func (m *member) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		session, err := m.join(ctx)
 		if err != nil {
+			if m.hopeless(ctx, err) {
+				err = errors.New(m.reason(err))
+				m.set(nil, err)
+				m.fatal(err)
+				return
+			}
 			if registry.KindOf(err) != 0 {
 				m.set(nil, err)
 				m.fatal(err)
@@ -217,6 +226,7 @@ func (m *member) join(ctx context.Context) (store.Session, error) {
 	m.host, m.notes = host, warnings
 	m.mu.Unlock()
 	m.set(&registry.Actor{Host: id.Host, Incarnation: id.Incarnation, Session: session}, nil)
+	m.tellTTL(session)
 	m.log.Info("joined the cluster", "cluster", m.identity().Cluster, "host", id.Host, "name", host.Name, "vtep", host.VTEP.String())
 	m.rejoined(ctx)
 	return session, nil
