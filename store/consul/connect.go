@@ -24,8 +24,9 @@ const (
 	tryTimeout  = 2 * time.Second // until the first byte of an answer to a read, where another endpoint can be asked
 	slow        = tryTimeout / 4  // a call that ends without an answer after this speaks against its endpoint
 	idleConns   = 30 * time.Second
-	maxCalls    = 48  // at a time, beside the feeds: several clients may share the 200 connections that an agent takes from one address
-	maxReason   = 512 // bytes of an answer that is none
+	maxCalls    = 48                    // at a time, beside the feeds: several clients may share the 200 connections that an agent takes from one address
+	maxConns    = maxCalls + shards + 3 // with those of meta and alive, and the probe's
+	maxReason   = 512                   // bytes of an answer that is none
 )
 
 // link carries every request: it chooses the endpoint, adds the token, bounds how many run, and tells whether a request was sent.
@@ -43,6 +44,7 @@ type link struct {
 	asked  bool
 	now    context.Context // the era
 	end    context.CancelFunc
+	down   bool // the probe gets no answer
 }
 
 func newLink(cfg Config, probeKey string) *link {
@@ -60,7 +62,7 @@ func newLink(cfg Config, probeKey string) *link {
 			defer cancel()
 			return dial(ctx, network, address)
 		},
-		MaxIdleConnsPerHost: maxCalls + shards, IdleConnTimeout: idleConns, TLSHandshakeTimeout: dialTimeout, DisableCompression: true,
+		MaxIdleConnsPerHost: maxConns, MaxConnsPerHost: maxConns, IdleConnTimeout: idleConns, TLSHandshakeTimeout: dialTimeout, DisableCompression: true,
 	}
 	if cfg.TLS != nil {
 		l.scheme, l.base.TLSClientConfig = "https", cfg.TLS.Clone()

@@ -35,6 +35,17 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	code := withServers(m, dir)
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
+}
+
+// withServers runs the tests. The servers stop before leaks are looked for: with them end the connections of the tests' plain clients.
+func withServers(m *testing.M, dir string) int {
+	defer func() { _ = stopSecure() }()
 	for size, c := range map[int]**server.Cluster{1: &single, 3: &three} {
 		d, err := os.MkdirTemp(dir, "c")
 		if err != nil {
@@ -45,13 +56,7 @@ func run(m *testing.M) int {
 		}
 		defer func() { _ = (*c).Stop() }()
 	}
-	defer func() { _ = stopSecure() }()
-	code := m.Run()
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
-	}
-	return code
+	return m.Run()
 }
 
 func client(t testing.TB, c *server.Cluster, prefix string) store.Store {

@@ -9,8 +9,8 @@ import (
 	"weft/store"
 )
 
-// MaxConnections is how many a client has at most: one for each shard, of networks and of its own, its calls and its probe.
-const MaxConnections = shards + 2 + maxCalls + 1
+// MaxConnections is how many a client has at most.
+const MaxConnections = maxConns
 
 // Forget takes all but the newest entry out of a partition's journal, and all out of its archive, as time and load do.
 func Forget(ctx context.Context, s store.Store, partition string) error {

@@ -2,7 +2,6 @@ package consul
 
 import (
 	"context"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +116,7 @@ func (f *feed) run(ctx context.Context) {
 			above = 0
 			if era.Err() == nil && ctx.Err() == nil {
 				f.s.log.Debug("a feed waits for the store", "shard", f.shard, "error", reason(err))
-				pause(ctx, retry/2+rand.N(retry), era.Done())
+				pause(ctx, f.s.link.pause(retry), era.Done())
 				retry = min(2*retry, lastRetry)
 			}
 			continue

@@ -277,7 +277,7 @@ func TestTLSThatDoesNotFit(t *testing.T) {
 		"another authority":     {noCA, c.Endpoints(), store.ErrUnreachable, "unknown authority"},
 		"another name":          {otherName, c.Endpoints(), store.ErrUnreachable, "elsewhere.example"},
 		"in clear":              {nil, c.Endpoints(), store.ErrRefused, "HTTPS"},
-		"TLS to one in clear":   {good, single.Endpoints(), store.ErrUnreachable, "HTTP"},
+		"TLS to one in clear":   {good, single.Endpoints(), store.ErrUnreachable, "TLS handshake"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := with(t, consul.Config{Endpoints: tc.endpoints, Prefix: "tls", TLS: tc.tls, Token: always(server.Token)})

@@ -69,7 +69,7 @@ func (w *watch) run(ctx context.Context) {
 			era := w.s.link.era()
 			if err := w.recover(ctx); err != nil {
 				w.s.log.Debug("a watch waits for the store", "partition", w.partition, "error", err)
-				w.deliver(ctx, retry/2+rand.N(retry), era.Done())
+				w.deliver(ctx, w.s.link.pause(retry), era.Done())
 				retry = min(2*retry, lastRetry)
 				continue
 			}
