@@ -57,7 +57,7 @@ func ParseSource(raw string, opts map[string]string) (Source, error) {
 
 func endpointAddr(s, defaultPort string) (string, error) {
 	u, err := url.Parse("any://" + s)
-	if s == "" || err != nil || u.Host != s || u.Hostname() == "" {
+	if s == "" || err != nil || u.Host != s || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") != strings.HasPrefix(s, "[") {
 		return "", fmt.Errorf("%q is not HOST:PORT", s)
 	}
 	port := u.Port()

@@ -12,7 +12,7 @@ type Tree map[string][]byte
 // Bounds of what is read: an old store that holds more is not one that Docker wrote, and must not fill the memory of this process.
 const (
 	maxBytes = 256 << 20
-	maxKeys  = 1 << 20
+	maxKeys  = 1 << 18
 )
 
 // root is where libnetwork kept its records, below the path of the store's URL.

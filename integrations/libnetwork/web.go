@@ -80,6 +80,8 @@ func (w web) getFrom(ctx context.Context, endpoint, path string, query url.Value
 	switch {
 	case err != nil:
 		return 0, nil, fmt.Errorf("%s: %w", endpoint, err)
+	case resp.StatusCode == http.StatusBadRequest && w.scheme == "http" && strings.Contains(string(body), "HTTPS"):
+		return 0, nil, plainHTTP(endpoint)
 	case len(body) > maxBytes:
 		return 0, nil, fmt.Errorf("%s: it holds more than %d MiB, which Docker never wrote", endpoint, maxBytes>>20)
 	}
@@ -94,12 +96,16 @@ func unreachable(endpoint, scheme string, err error) error {
 	}
 	var plain tls.RecordHeaderError
 	switch {
-	case errors.As(err, &plain):
+	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Errorf("%s does not speak TLS: leave the kv.… files out", endpoint)
 	case scheme == "http" && strings.Contains(err.Error(), "malformed HTTP"):
-		return fmt.Errorf("%s does not speak plain HTTP: give kv.cacertfile, kv.certfile and kv.keyfile if it wants TLS", endpoint)
+		return plainHTTP(endpoint)
 	}
 	return fmt.Errorf("%s cannot be reached: %w", endpoint, err)
+}
+
+func plainHTTP(endpoint string) error {
+	return fmt.Errorf("%s does not speak plain HTTP: if it wants TLS, give kv.cacertfile, and kv.certfile with kv.keyfile", endpoint)
 }
 
 // brief is an answer's first line, of a length for an error.
