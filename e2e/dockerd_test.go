@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,6 +78,9 @@ func newDockerd(c *cluster, name, store string) *dockerd {
 	return d
 }
 
+// dockerdPath is Debian's daemon, or the one of $DOCKERD.
+func dockerdPath() string { return cmp.Or(os.Getenv("DOCKERD"), "dockerd") }
+
 // inside is what becomes the daemon. Without a reaper beside it, dockerd could not restart after a SIGKILL.
 const inside = `set -e
 mount --make-rprivate /
@@ -94,7 +98,7 @@ func (d *dockerd) start() {
 	must(d.c.t, err)
 	defer log.Close()
 	d.cmd = exec.Command("tini", "--", "sh", "-c", inside, "sh", d.node.Name,
-		"dockerd", "--data-root", filepath.Join(d.dir, "data"), "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+		dockerdPath(), "--data-root", filepath.Join(d.dir, "data"), "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
 		"-H", "unix://"+filepath.Join(d.dir, "d.sock"), "--cluster-store", d.store, "--cluster-advertise", d.node.Addr.String()+":2376",
 		"--storage-driver", "vfs", "--iptables=false", "--bridge", "none", "--cgroup-parent", d.group())
 	d.cmd.Stdout, d.cmd.Stderr = log, log
