@@ -58,17 +58,20 @@ type site struct {
 	near    Dial // from the host that is never cut off
 }
 
-func (w FaultWorld) site(t *testing.T, servers int) *site { return w.siteIn(t, servers, t.TempDir()) }
+func (w FaultWorld) site(t *testing.T, servers int) *site {
+	t.Helper()
+	return w.siteWith(t, servers, server.Options{Dir: t.TempDir()})
+}
 
-func (w FaultWorld) siteIn(t *testing.T, servers int, dir string) *site {
+// siteWith has its data in a directory of o.Dir.
+func (w FaultWorld) siteWith(t *testing.T, servers int, o server.Options) *site {
 	t.Helper()
 	l := newLab(t, w.Kind, servers)
-	s := &site{FaultWorld: w, lab: l, dir: filepath.Join(dir, "cluster"), near: dialFrom(l.control)}
-	if err := os.Mkdir(s.dir, 0o755); err != nil {
+	o.Dir = filepath.Join(o.Dir, "cluster")
+	if err := os.Mkdir(o.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.cluster = l.start(t, s.dir)
-	return s
+	return &site{FaultWorld: w, lab: l, dir: o.Dir, near: dialFrom(l.control), cluster: l.startWith(t, o)}
 }
 
 // prefixOf is a test's own.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"sync"
 	"testing"
@@ -78,17 +79,21 @@ const firstPort = 4000
 // start starts one server on each host.
 func (l *lab) start(t *testing.T, dir string) *server.Cluster {
 	t.Helper()
+	return l.startWith(t, server.Options{Dir: dir})
+}
+
+func (l *lab) startWith(t *testing.T, o server.Options) *server.Cluster {
+	t.Helper()
 	var addrs []string
 	at := map[string]netnstest.Host{}
 	for i, h := range l.hosts {
 		addrs = append(addrs, h.Addr.String())
 		at[fmt.Sprintf("m%d", i)] = h
 	}
-	c, err := server.Start(t.Context(), server.Options{
-		Kind: l.kind, Size: len(addrs), Dir: dir, Hosts: addrs, Port: firstPort, Dial: dialFrom(l.control),
-		// A process belongs to the namespace of the thread that starts it.
-		Start: func(m *server.Member, cmd *exec.Cmd) error { return netnstest.Try(at[m.Name].NS, cmd.Start) },
-	})
+	o.Kind, o.Size, o.Hosts, o.Port, o.Dial = l.kind, len(addrs), addrs, firstPort, dialFrom(l.control)
+	// A process belongs to the namespace of the thread that starts it.
+	o.Start = func(m *server.Member, cmd *exec.Cmd) error { return netnstest.Try(at[m.Name].NS, cmd.Start) }
+	c, err := server.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,8 +101,20 @@ func (l *lab) start(t *testing.T, dir string) *server.Cluster {
 		if err := c.Stop(); err != nil {
 			t.Error(err)
 		}
+		if t.Failed() {
+			tellLogs(t, c)
+		}
 	})
 	return c
+}
+
+// tellLogs prints the ends of what the servers said.
+func tellLogs(t *testing.T, c *server.Cluster) {
+	const tail = 3000
+	for _, m := range c.Members {
+		raw, err := os.ReadFile(m.Dir + ".log")
+		t.Logf("%s (%v):\n%s", m.Name, err, raw[max(0, len(raw)-tail):])
+	}
 }
 
 // of is the host of a member.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -90,6 +91,7 @@ func (d *consul) command(m *Member) (*exec.Cmd, error) {
 		cfg["tls"] = map[string]any{"https": map[string]any{"ca_file": id.ca, "cert_file": id.serverCert, "key_file": id.serverKey, "verify_incoming": true}}
 		cfg["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"initial_management": Token}}
 	}
+	maps.Copy(cfg, m.cluster.opts.Consul)
 	raw, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, err

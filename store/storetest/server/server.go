@@ -39,6 +39,7 @@ type Options struct {
 	Hosts  []string                                                             // instead of Host, one address for each
 	Port   int                                                                  // the first member's, for clients; the others' follow in tens
 	Secure bool                                                                 // TLS with client certificates, and authentication
+	Consul map[string]any                                                       // what to add to Consul's configuration
 	Start  func(*Member, *exec.Cmd) error                                       // starts a member's process (in another network namespace, for one)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // reaches the members as a client
 }
