@@ -193,7 +193,10 @@ const pictureEvery = 2 * time.Second
 
 // keepPicture writes the partitions that changed to the disk, for the next life.
 func (a *Agent) keepPicture(ctx context.Context) {
-	saved := map[string]store.Rev{}
+	saved, history := map[string]store.Rev{}, ""
+	if c := a.follower.Picture().Cluster(); c != nil {
+		history = c.History
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -201,6 +204,12 @@ func (a *Agent) keepPicture(ctx context.Context) {
 		case <-a.clock.After(pictureEvery):
 		}
 		p, cluster := a.follower.Picture(), a.member.identity().Cluster
+		if c := p.Cluster(); c != nil && c.History != history { // the records were put where they are: revisions of before say nothing
+			history = c.History
+			clear(saved)
+			a.member.lookAgain()
+			a.publisher.kick()
+		}
 		for part := range saved {
 			if p.Rev(part) == 0 {
 				delete(saved, part)

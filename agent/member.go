@@ -24,7 +24,9 @@ import (
 // tells whoever wants to claim something whether that is possible now.
 type member struct {
 	memberConfig
-	instance string // of this agent process
+	instance string        // of this agent process
+	writing  chan struct{} // size 1: held by who changes the identity, in memory and on disk
+	look     chan struct{} // size 1: this host's record may not be in the store any more
 
 	mu      sync.Mutex // guards what follows
 	id      journal.Identity
@@ -48,6 +50,7 @@ type memberConfig struct {
 	every    time.Duration  // between renewals
 	settings record.Cluster // what to make the cluster with if there is none
 	facts    func(context.Context) (record.Host, error)
+	picture  func() *record.Snapshot
 	rejoined func(context.Context) // after each joining: what the store must hear now
 	fatal    func(error)           // this agent must not go on
 }
@@ -64,7 +67,10 @@ const (
 func newMember(cfg memberConfig, id journal.Identity) *member {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return &member{memberConfig: cfg, instance: hex.EncodeToString(b[:]), id: id, changed: make(chan struct{}), since: cfg.clock.Now()}
+	return &member{
+		memberConfig: cfg, instance: hex.EncodeToString(b[:]), id: id, changed: make(chan struct{}), since: cfg.clock.Now(),
+		writing: make(chan struct{}, 1), look: make(chan struct{}, 1),
+	}
 }
 
 // claim returns who may change the store in this host's name, once it has joined; else, within joinPatience, why it cannot.
@@ -242,7 +248,7 @@ func (m *member) unfenced(ctx context.Context) (journal.Identity, error) {
 	}
 	m.log.Warn("this host was cleared from the cluster while it was away; it begins a new incarnation", "was", id.Incarnation, "fence", f.Incarnation, "by", f.By)
 	id.Incarnation = f.Incarnation + 1
-	return id, m.setIdentity(ctx, id)
+	return id, m.setIdentity(ctx, func(now *journal.Identity) { now.Incarnation = id.Incarnation })
 }
 
 // joinCluster makes sure that the store holds this host's cluster, and remembers it the first time.
@@ -273,11 +279,19 @@ func (m *member) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id.Cluster, id.Store = c.ID, m.name
-	return m.setIdentity(ctx, id)
+	return m.setIdentity(ctx, func(now *journal.Identity) { now.Cluster, now.Store = c.ID, m.name })
 }
 
-func (m *member) setIdentity(ctx context.Context, id journal.Identity) error {
+// setIdentity changes who this host is, on its disk first.
+func (m *member) setIdentity(ctx context.Context, change func(*journal.Identity)) error {
+	select {
+	case m.writing <- struct{}{}:
+		defer func() { <-m.writing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	id := m.identity()
+	change(&id)
 	if err := m.journal.SetIdentity(ctx, id); err != nil {
 		return err
 	}
@@ -301,8 +315,7 @@ func (m *member) openSession(ctx context.Context, id journal.Identity, vtep neti
 	if err != nil {
 		return nil, err
 	}
-	id.Session, id.VTEP = s.ID(), vtep.String()
-	if err := m.setIdentity(ctx, id); err != nil {
+	if err := m.setIdentity(ctx, func(now *journal.Identity) { now.Session, now.VTEP = s.ID(), vtep.String() }); err != nil {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		return nil, errors.Join(err, s.Close(closing))
@@ -318,6 +331,8 @@ func (m *member) stay(ctx context.Context, s store.Session) {
 			return
 		case <-s.Done():
 			return
+		case <-m.look:
+			m.refresh(ctx)
 		case <-m.clock.After(refreshEvery):
 			m.refresh(ctx)
 		}
@@ -333,7 +348,7 @@ func (m *member) refresh(ctx context.Context) {
 		return
 	}
 	old := m.self()
-	if now.MTU == old.MTU && slices.Equal(now.Routes, old.Routes) {
+	if now.MTU == old.MTU && slices.Equal(now.Routes, old.Routes) && m.listed(old) {
 		return
 	}
 	old.MTU, old.Routes = now.MTU, now.Routes
@@ -349,6 +364,15 @@ func (m *member) refresh(ctx context.Context) {
 	m.host, m.notes = old, append(m.notes, warnings...)
 	m.mu.Unlock()
 }
+
+// listed tells whether the store has this host's record: a store that was put back from a backup may not.
+func (m *member) listed(self record.Host) bool {
+	h, ok := m.picture().Host(self.ID)
+	return ok && h.Incarnation == self.Incarnation && h.VTEP == self.VTEP
+}
+
+// lookAgain makes the member compare its record with the store's now.
+func (m *member) lookAgain() { signal(m.look) }
 
 // kindOf turns the registry's refusals into the API's.
 func kindOf(err error) error {

@@ -51,6 +51,7 @@ func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joine
 		facts: func(context.Context) (record.Host, error) {
 			return record.Host{Name: "name-" + vtep, VTEP: netip.MustParseAddr(vtep), MTU: 1500}, nil
 		},
+		picture:  f.Picture,
 		rejoined: func(context.Context) { j.joins <- struct{}{} },
 		fatal:    func(err error) { j.fatal <- err },
 	}, id)

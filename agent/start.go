@@ -172,7 +172,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now})
 	a.member = newMember(memberConfig{
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.cfg.storeName(), ttl: ttl, every: heartbeat,
-		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts,
+		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
 		rejoined: func(context.Context) { a.publisher.kick() },
 	}, id)
 	a.publisher = newPublisher(publisherConfig{

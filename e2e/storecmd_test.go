@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -134,4 +136,106 @@ func (h *host) bustle(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Given a store whose disk is lost, when a backup is restored, then the hosts take it for theirs again without a restart and without a packet
+// lost; what was made since is gone, but for the sandboxes that run.
+func TestRestoreAfterTheStoreWasLost(t *testing.T) {
+	t.Parallel()
+	c, b := upWithStore(t)
+	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
+	h1.weft("network", "create", "-d", "overlay", "web")
+	a, x := h1.box("a", "web"), h2.box("b", "web").echo()
+	file := filepath.Join(t.TempDir(), "backup")
+	if text := h1.weft("backup", "-o", file); !strings.Contains(text, "keys of cluster ") {
+		t.Errorf("backup said %q", text)
+	}
+	late := h3.box("late", "web").echo()
+	eventually(t, settle, func() error { return a.reaches(late.addr("web")) })
+	h1.weft("network", "create", "-d", "overlay", "later")
+	traffic := a.flow(x.addr("web"))
+
+	b.down()
+	b.lose()
+	b.up()
+	eventually(t, patience, func() error {
+		if s, code, text := h1.storeStatus(); code != 1 || s.State == "away" {
+			return fmt.Errorf("exit %d, %s, %+v", code, text, s)
+		}
+		return nil
+	})
+	h1.refuses(1, "", "network", "create", "-d", "overlay", "new")
+	if text := h1.weft("restore", "--dry-run", file); !strings.Contains(text, "keys to write") {
+		t.Errorf("the dry run said %q", text)
+	}
+	h1.refuses(1, "", "network", "create", "-d", "overlay", "new")
+	if text := h1.weft("restore", "--yes", file); !strings.Contains(text, "Restored: ") {
+		t.Errorf("restore said %q", text)
+	}
+	for _, h := range c.hosts {
+		eventually(t, patience, func() error { return h.Joined(within(t, patience)) })
+		eventually(t, patience, func() error {
+			if s, code, text := h.storeStatus(); code != 0 || s.HostsAlive != 3 {
+				return fmt.Errorf("exit %d, %s, %+v", code, text, s)
+			}
+			return nil
+		})
+	}
+	traffic.end()
+	if got := h2.weft("network", "ls", "-q", "-f", "name=later"); got != "" {
+		t.Errorf("a network that was made after the backup is there: %s", got)
+	}
+	eventually(t, patience, func() error { // its host has put it back
+		if got := h1.weft("endpoint", "ls", "--format", "{{.Name}}"); !strings.Contains(got, "late") {
+			return fmt.Errorf("endpoints %q", got)
+		}
+		return nil
+	})
+	eventually(t, settle, func() error { return a.reaches(late.addr("web")) })
+	d := h3.box("d", "web").echo()
+	eventually(t, settle, func() error { return a.reaches(d.addr("web")) })
+	eventually(t, patience, func() error {
+		if r := h1.try("store", "check"); r.Code != 0 {
+			return fmt.Errorf("%s", r.Stdout)
+		}
+		return nil
+	})
+}
+
+// Given a cluster at work, when an earlier backup of it is restored, then it goes on with its records.
+func TestRestoreIntoALiveCluster(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "web")
+	a, x := h1.box("a", "web"), h2.box("b", "web").echo()
+	file := filepath.Join(t.TempDir(), "backup")
+	h2.weft("backup", "-o", file)
+	h1.weft("network", "create", "-d", "overlay", "later")
+	x2 := h2.box("x2", "web").echo()
+	traffic := a.flow(x.addr("web"))
+	h1.weft("restore", "-y", file)
+	for _, h := range c.hosts {
+		eventually(t, patience, func() error {
+			if s, code, text := h.storeStatus(); code != 0 || s.HostsAlive != 3 {
+				return fmt.Errorf("exit %d, %s, %+v", code, text, s)
+			}
+			return nil
+		})
+	}
+	traffic.end()
+	if got := h1.weft("network", "ls", "-q", "-f", "name=later"); got != "" {
+		t.Errorf("a network that was made after the backup is there: %s", got)
+	}
+	eventually(t, settle, func() error { return a.reaches(x2.addr("web")) })
+	h1.weft("network", "create", "-d", "overlay", "after")
+	h1.box("c", "after")
+
+	broken, err := os.ReadFile(file)
+	must(t, err)
+	broken[len(broken)/2] ^= 1
+	must(t, os.WriteFile(file, broken, 0o600))
+	h1.refuses(1, "is damaged at line", "restore", "-y", file)
+	must(t, os.WriteFile(file, broken[:len(broken)/3], 0o600))
+	h1.refuses(1, "cut off", "restore", "-y", file)
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -14,12 +15,15 @@ import (
 	"weft/agent/registry"
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
+	"weft/store/record"
 )
 
 // StoreBackend is what the Stores service calls.
 type StoreBackend interface {
 	StoreStatus(ctx context.Context) StoreStatus
 	CheckStore(ctx context.Context) (registry.Survey, error)
+	BackupStore(ctx context.Context, w io.Writer) error
+	RestoreStore(ctx context.Context, r RestoreRequest, file io.Reader) (Restored, error)
 }
 
 // The states of a store, as a host sees it.
@@ -73,12 +77,17 @@ func (s *stores) CheckStore(ctx context.Context, _ *weftv1.CheckStoreRequest) (*
 		return nil, err
 	}
 	out := &weftv1.CheckStoreResponse{Keys: uint64(survey.Keys), Partitions: uint32(survey.Partitions), Revision: uint64(survey.Rev)}
-	for _, f := range survey.Findings {
-		out.Findings = append(out.Findings, &weftv1.Finding{
+	out.Findings = findingsProto(survey.Findings)
+	return out, nil
+}
+
+func findingsProto(fs []record.Finding) (out []*weftv1.Finding) {
+	for _, f := range fs {
+		out = append(out, &weftv1.Finding{
 			Key: printable(f.Key.String()), Revision: uint64(f.Rev), Rule: string(f.Rule), Wrong: printable(f.Wrong), Remedy: printable(f.Do),
 		})
 	}
-	return out, nil
+	return out
 }
 
 // printable makes text of what a foreign key may hold: any bytes.

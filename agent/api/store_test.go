@@ -1,8 +1,10 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"weft/agent/registry"
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
+	"weft/store/backup"
 	"weft/store/record"
 )
 
@@ -72,5 +75,73 @@ func TestStoreStatusOnTheWire(t *testing.T) {
 				t.Errorf("got %v, %v, want %v", got, err, tc.want)
 			}
 		})
+	}
+}
+
+func (f *fake) BackupStore(_ context.Context, w io.Writer) error {
+	for range 3 {
+		if _, err := w.Write(bytes.Repeat([]byte("x"), 100_000)); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+func (f *fake) RestoreStore(_ context.Context, r api.RestoreRequest, file io.Reader) (api.Restored, error) {
+	b, err := io.ReadAll(file)
+	f.asked = r
+	out := api.Restored{RestoreResult: registry.RestoreResult{Backup: backup.Header{Cluster: "c", Rev: 7}, Replaced: "old", Puts: len(b), Dels: 2, Same: 3}}
+	out.Findings = []record.Finding{{Key: store.Key{Partition: "meta", Name: "x"}}}
+	return out, errors.Join(err, f.err)
+}
+
+func TestBackupAndRestoreOnTheWire(t *testing.T) {
+	f := &fake{}
+	conn, _ := serve(t, f)
+	c := weftv1.NewStoresClient(conn)
+	down, err := c.BackupStore(t.Context(), &weftv1.BackupStoreRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := c.RestoreStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = up.Send(&weftv1.RestoreChunk{Part: &weftv1.RestoreChunk_Start{Start: &weftv1.RestoreStart{Force: true}}})
+	for err == nil {
+		var m *weftv1.BackupChunk
+		if m, err = down.Recv(); err == nil {
+			err = up.Send(&weftv1.RestoreChunk{Part: &weftv1.RestoreChunk_Data{Data: m.Data}})
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	got, err := up.CloseAndRecv()
+	if err != nil || got.Puts != 300_000 || got.ClusterId != "c" || got.Revision != 7 || got.Replaced != "old" || got.Dels != 2 || got.Same != 3 || len(got.Findings) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if f.asked != (api.RestoreRequest{Force: true}) {
+		t.Errorf("asked %+v", f.asked)
+	}
+
+	if up, err = c.RestoreStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Send(&weftv1.RestoreChunk{Part: &weftv1.RestoreChunk_Data{Data: []byte("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a restore without a start: %v", err)
+	}
+	conn, _ = serve(t, &fake{err: api.Refuse(api.NotFound, "nothing to back up")})
+	if down, err = weftv1.NewStoresClient(conn).BackupStore(t.Context(), &weftv1.BackupStoreRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = down.Recv()
+	}
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("a backup that is refused: %v", err)
 	}
 }

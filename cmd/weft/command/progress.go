@@ -13,6 +13,11 @@ const patience = time.Second
 
 // progress shows on stderr, if that is a terminal, that something takes its time. The returned function wipes that away.
 func (c *cli) progress() (stop func()) {
+	return c.progressOf(func() string { return "waiting for the agent" })
+}
+
+// progressOf shows how far something has come.
+func (c *cli) progressOf(text func() string) (stop func()) {
 	f, ok := c.env.Err.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return func() {}
@@ -20,7 +25,7 @@ func (c *cli) progress() (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		spin(f, quit)
+		spin(f, quit, text)
 	}()
 	return func() {
 		close(quit)
@@ -28,7 +33,7 @@ func (c *cli) progress() (stop func()) {
 	}
 }
 
-func spin(f *os.File, quit <-chan struct{}) {
+func spin(f *os.File, quit <-chan struct{}, text func() string) {
 	start := time.NewTimer(patience)
 	defer start.Stop()
 	select {
@@ -40,7 +45,7 @@ func spin(f *os.File, quit <-chan struct{}) {
 	defer tick.Stop()
 	defer fmt.Fprint(f, "\r\x1b[K")
 	for i := 0; ; i++ {
-		fmt.Fprintf(f, "\r%c waiting for the agent ", `|/-\`[i%4])
+		fmt.Fprintf(f, "\r%c %s \x1b[K", `|/-\`[i%4], text())
 		select {
 		case <-quit:
 			return

@@ -19,6 +19,7 @@ type fakeStores struct {
 	weftv1.UnimplementedStoresServer
 	store *weftv1.StoreStatusResponse
 	check *weftv1.CheckStoreResponse
+	fakeBackups
 }
 
 func (f *fakeStores) CheckStore(context.Context, *weftv1.CheckStoreRequest) (*weftv1.CheckStoreResponse, error) {

@@ -414,6 +414,320 @@ func (x *Finding) GetRemedy() string {
 	return ""
 }
 
+type BackupStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupStoreRequest) Reset() {
+	*x = BackupStoreRequest{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupStoreRequest) ProtoMessage() {}
+
+func (x *BackupStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupStoreRequest.ProtoReflect.Descriptor instead.
+func (*BackupStoreRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{5}
+}
+
+type BackupChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupChunk) Reset() {
+	*x = BackupChunk{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupChunk) ProtoMessage() {}
+
+func (x *BackupChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupChunk.ProtoReflect.Descriptor instead.
+func (*BackupChunk) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BackupChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*RestoreChunk_Start
+	//	*RestoreChunk_Data
+	Part          isRestoreChunk_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreChunk) Reset() {
+	*x = RestoreChunk{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreChunk) ProtoMessage() {}
+
+func (x *RestoreChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreChunk.ProtoReflect.Descriptor instead.
+func (*RestoreChunk) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreChunk) GetPart() isRestoreChunk_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *RestoreChunk) GetStart() *RestoreStart {
+	if x != nil {
+		if x, ok := x.Part.(*RestoreChunk_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *RestoreChunk) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*RestoreChunk_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isRestoreChunk_Part interface {
+	isRestoreChunk_Part()
+}
+
+type RestoreChunk_Start struct {
+	Start *RestoreStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type RestoreChunk_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*RestoreChunk_Start) isRestoreChunk_Part() {}
+
+func (*RestoreChunk_Data) isRestoreChunk_Part() {}
+
+type RestoreStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Force         bool                   `protobuf:"varint,1,opt,name=force,proto3" json:"force,omitempty"`                 // also where the store holds another cluster
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only say what would be done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreStart) Reset() {
+	*x = RestoreStart{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreStart) ProtoMessage() {}
+
+func (x *RestoreStart) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreStart.ProtoReflect.Descriptor instead.
+func (*RestoreStart) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RestoreStart) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RestoreStart) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RestoreStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // of the backup
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                   // of the store that it was taken of
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`                            // when
+	Replaced      string                 `protobuf:"bytes,4,opt,name=replaced,proto3" json:"replaced,omitempty"`                    // ID of the cluster that the store held, "" if it held none
+	Puts          uint64                 `protobuf:"varint,5,opt,name=puts,proto3" json:"puts,omitempty"`                           // keys written
+	Dels          uint64                 `protobuf:"varint,6,opt,name=dels,proto3" json:"dels,omitempty"`                           // keys deleted
+	Same          uint64                 `protobuf:"varint,7,opt,name=same,proto3" json:"same,omitempty"`                           // keys that were as in the backup
+	Findings      []*Finding             `protobuf:"bytes,8,rep,name=findings,proto3" json:"findings,omitempty"`                    // of the check that follows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreStoreResponse) Reset() {
+	*x = RestoreStoreResponse{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreStoreResponse) ProtoMessage() {}
+
+func (x *RestoreStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreStoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreStoreResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RestoreStoreResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RestoreStoreResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RestoreStoreResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RestoreStoreResponse) GetReplaced() string {
+	if x != nil {
+		return x.Replaced
+	}
+	return ""
+}
+
+func (x *RestoreStoreResponse) GetPuts() uint64 {
+	if x != nil {
+		return x.Puts
+	}
+	return 0
+}
+
+func (x *RestoreStoreResponse) GetDels() uint64 {
+	if x != nil {
+		return x.Dels
+	}
+	return 0
+}
+
+func (x *RestoreStoreResponse) GetSame() uint64 {
+	if x != nil {
+		return x.Same
+	}
+	return 0
+}
+
+func (x *RestoreStoreResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
 var File_proto_weft_v1_store_proto protoreflect.FileDescriptor
 
 const file_proto_weft_v1_store_proto_rawDesc = "" +
@@ -456,11 +770,33 @@ const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x14\n" +
 	"\x05wrong\x18\x04 \x01(\tR\x05wrong\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy2\x99\x01\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\x14\n" +
+	"\x12BackupStoreRequest\"!\n" +
+	"\vBackupChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"[\n" +
+	"\fRestoreChunk\x12-\n" +
+	"\x05start\x18\x01 \x01(\v2\x15.weft.v1.RestoreStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"=\n" +
+	"\fRestoreStart\x12\x14\n" +
+	"\x05force\x18\x01 \x01(\bR\x05force\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x87\x02\n" +
+	"\x14RestoreStoreResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\breplaced\x18\x04 \x01(\tR\breplaced\x12\x12\n" +
+	"\x04puts\x18\x05 \x01(\x04R\x04puts\x12\x12\n" +
+	"\x04dels\x18\x06 \x01(\x04R\x04dels\x12\x12\n" +
+	"\x04same\x18\a \x01(\x04R\x04same\x12,\n" +
+	"\bfindings\x18\b \x03(\v2\x10.weft.v1.FindingR\bfindings2\xa5\x02\n" +
 	"\x06Stores\x12H\n" +
 	"\vStoreStatus\x12\x1b.weft.v1.StoreStatusRequest\x1a\x1c.weft.v1.StoreStatusResponse\x12E\n" +
 	"\n" +
-	"CheckStore\x12\x1a.weft.v1.CheckStoreRequest\x1a\x1b.weft.v1.CheckStoreResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
+	"CheckStore\x12\x1a.weft.v1.CheckStoreRequest\x1a\x1b.weft.v1.CheckStoreResponse\x12B\n" +
+	"\vBackupStore\x12\x1b.weft.v1.BackupStoreRequest\x1a\x14.weft.v1.BackupChunk0\x01\x12F\n" +
+	"\fRestoreStore\x12\x15.weft.v1.RestoreChunk\x1a\x1d.weft.v1.RestoreStoreResponse(\x01B\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_proto_weft_v1_store_proto_rawDescOnce sync.Once
@@ -474,31 +810,43 @@ func file_proto_weft_v1_store_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_store_proto_rawDescData
 }
 
-var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_proto_weft_v1_store_proto_goTypes = []any{
 	(*StoreStatusRequest)(nil),    // 0: weft.v1.StoreStatusRequest
 	(*StoreStatusResponse)(nil),   // 1: weft.v1.StoreStatusResponse
 	(*CheckStoreRequest)(nil),     // 2: weft.v1.CheckStoreRequest
 	(*CheckStoreResponse)(nil),    // 3: weft.v1.CheckStoreResponse
 	(*Finding)(nil),               // 4: weft.v1.Finding
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*BackupStoreRequest)(nil),    // 5: weft.v1.BackupStoreRequest
+	(*BackupChunk)(nil),           // 6: weft.v1.BackupChunk
+	(*RestoreChunk)(nil),          // 7: weft.v1.RestoreChunk
+	(*RestoreStart)(nil),          // 8: weft.v1.RestoreStart
+	(*RestoreStoreResponse)(nil),  // 9: weft.v1.RestoreStoreResponse
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_proto_weft_v1_store_proto_depIdxs = []int32{
-	5, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
-	5, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
-	5, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
-	6, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
-	4, // 4: weft.v1.CheckStoreResponse.findings:type_name -> weft.v1.Finding
-	0, // 5: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
-	2, // 6: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
-	1, // 7: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
-	3, // 8: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	10, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
+	10, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
+	10, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
+	11, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
+	4,  // 4: weft.v1.CheckStoreResponse.findings:type_name -> weft.v1.Finding
+	8,  // 5: weft.v1.RestoreChunk.start:type_name -> weft.v1.RestoreStart
+	11, // 6: weft.v1.RestoreStoreResponse.time:type_name -> google.protobuf.Timestamp
+	4,  // 7: weft.v1.RestoreStoreResponse.findings:type_name -> weft.v1.Finding
+	0,  // 8: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
+	2,  // 9: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
+	5,  // 10: weft.v1.Stores.BackupStore:input_type -> weft.v1.BackupStoreRequest
+	7,  // 11: weft.v1.Stores.RestoreStore:input_type -> weft.v1.RestoreChunk
+	1,  // 12: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
+	3,  // 13: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
+	6,  // 14: weft.v1.Stores.BackupStore:output_type -> weft.v1.BackupChunk
+	9,  // 15: weft.v1.Stores.RestoreStore:output_type -> weft.v1.RestoreStoreResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_store_proto_init() }
@@ -506,13 +854,17 @@ func file_proto_weft_v1_store_proto_init() {
 	if File_proto_weft_v1_store_proto != nil {
 		return
 	}
+	file_proto_weft_v1_store_proto_msgTypes[7].OneofWrappers = []any{
+		(*RestoreChunk_Start)(nil),
+		(*RestoreChunk_Data)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_store_proto_rawDesc), len(file_proto_weft_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Stores_StoreStatus_FullMethodName = "/weft.v1.Stores/StoreStatus"
-	Stores_CheckStore_FullMethodName  = "/weft.v1.Stores/CheckStore"
+	Stores_StoreStatus_FullMethodName  = "/weft.v1.Stores/StoreStatus"
+	Stores_CheckStore_FullMethodName   = "/weft.v1.Stores/CheckStore"
+	Stores_BackupStore_FullMethodName  = "/weft.v1.Stores/BackupStore"
+	Stores_RestoreStore_FullMethodName = "/weft.v1.Stores/RestoreStore"
 )
 
 // StoresClient is the client API for Stores service.
@@ -33,6 +35,11 @@ type StoresClient interface {
 	StoreStatus(ctx context.Context, in *StoreStatusRequest, opts ...grpc.CallOption) (*StoreStatusResponse, error)
 	// Every rule that the records must keep, over the whole store. What is wrong is no error of the call.
 	CheckStore(ctx context.Context, in *CheckStoreRequest, opts ...grpc.CallOption) (*CheckStoreResponse, error)
+	// All records of the cluster, as the bytes of a backup file. One whose end did not come is not whole, and says so to its reader.
+	BackupStore(ctx context.Context, in *BackupStoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupChunk], error)
+	// First message: start. Then the bytes of a backup file. An error after the first writes leaves the store marked: no agent uses it before
+	// a restore has ended.
+	RestoreStore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreChunk, RestoreStoreResponse], error)
 }
 
 type storesClient struct {
@@ -63,6 +70,38 @@ func (c *storesClient) CheckStore(ctx context.Context, in *CheckStoreRequest, op
 	return out, nil
 }
 
+func (c *storesClient) BackupStore(ctx context.Context, in *BackupStoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Stores_ServiceDesc.Streams[0], Stores_BackupStore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupStoreRequest, BackupChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_BackupStoreClient = grpc.ServerStreamingClient[BackupChunk]
+
+func (c *storesClient) RestoreStore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreChunk, RestoreStoreResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Stores_ServiceDesc.Streams[1], Stores_RestoreStore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreChunk, RestoreStoreResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_RestoreStoreClient = grpc.ClientStreamingClient[RestoreChunk, RestoreStoreResponse]
+
 // StoresServer is the server API for Stores service.
 // All implementations must embed UnimplementedStoresServer
 // for forward compatibility.
@@ -71,6 +110,11 @@ type StoresServer interface {
 	StoreStatus(context.Context, *StoreStatusRequest) (*StoreStatusResponse, error)
 	// Every rule that the records must keep, over the whole store. What is wrong is no error of the call.
 	CheckStore(context.Context, *CheckStoreRequest) (*CheckStoreResponse, error)
+	// All records of the cluster, as the bytes of a backup file. One whose end did not come is not whole, and says so to its reader.
+	BackupStore(*BackupStoreRequest, grpc.ServerStreamingServer[BackupChunk]) error
+	// First message: start. Then the bytes of a backup file. An error after the first writes leaves the store marked: no agent uses it before
+	// a restore has ended.
+	RestoreStore(grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]) error
 	mustEmbedUnimplementedStoresServer()
 }
 
@@ -86,6 +130,12 @@ func (UnimplementedStoresServer) StoreStatus(context.Context, *StoreStatusReques
 }
 func (UnimplementedStoresServer) CheckStore(context.Context, *CheckStoreRequest) (*CheckStoreResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckStore not implemented")
+}
+func (UnimplementedStoresServer) BackupStore(*BackupStoreRequest, grpc.ServerStreamingServer[BackupChunk]) error {
+	return status.Error(codes.Unimplemented, "method BackupStore not implemented")
+}
+func (UnimplementedStoresServer) RestoreStore(grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]) error {
+	return status.Error(codes.Unimplemented, "method RestoreStore not implemented")
 }
 func (UnimplementedStoresServer) mustEmbedUnimplementedStoresServer() {}
 func (UnimplementedStoresServer) testEmbeddedByValue()                {}
@@ -144,6 +194,24 @@ func _Stores_CheckStore_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Stores_BackupStore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupStoreRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoresServer).BackupStore(m, &grpc.GenericServerStream[BackupStoreRequest, BackupChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_BackupStoreServer = grpc.ServerStreamingServer[BackupChunk]
+
+func _Stores_RestoreStore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StoresServer).RestoreStore(&grpc.GenericServerStream[RestoreChunk, RestoreStoreResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_RestoreStoreServer = grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]
+
 // Stores_ServiceDesc is the grpc.ServiceDesc for Stores service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +228,17 @@ var Stores_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Stores_CheckStore_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "BackupStore",
+			Handler:       _Stores_BackupStore_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RestoreStore",
+			Handler:       _Stores_RestoreStore_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "proto/weft/v1/store.proto",
 }

@@ -1,0 +1,194 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	weftv1 "weft/proto/weft/v1"
+	"weft/store"
+	"weft/store/backup"
+)
+
+// fakeBackups is the part of the fake that backs up and restores.
+type fakeBackups struct {
+	file     []byte // what a backup is
+	cut      int    // bytes after which the agent fails; 0: never
+	refusal  error  // of a restore
+	replaced string
+	findings []*weftv1.Finding
+	restored []*weftv1.RestoreStart
+	received [][]byte
+}
+
+func (f *fakeStores) BackupStore(_ *weftv1.BackupStoreRequest, s grpc.ServerStreamingServer[weftv1.BackupChunk]) error {
+	for i, b := range f.file {
+		if f.cut > 0 && i == f.cut {
+			return status.Error(codes.Unavailable, "cluster store etcd://x is not reachable")
+		}
+		if err := s.Send(&weftv1.BackupChunk{Data: []byte{b}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeStores) RestoreStore(s grpc.ClientStreamingServer[weftv1.RestoreChunk, weftv1.RestoreStoreResponse]) error {
+	var got []byte
+	for {
+		m, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if start := m.GetStart(); start != nil {
+			f.restored = append(f.restored, start)
+			if f.refusal != nil {
+				return f.refusal
+			}
+		}
+		got = append(got, m.GetData()...)
+	}
+	f.received = append(f.received, got)
+	return s.SendAndClose(&weftv1.RestoreStoreResponse{ClusterId: "c", Replaced: f.replaced, Puts: 2, Dels: 1, Same: 3, Time: timestamppb.Now(), Findings: f.findings})
+}
+
+func backupFile(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := backup.NewWriter(&out, backup.Header{Cluster: "c", Rev: 7, Time: time.Unix(1700000000, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Put(store.Key{Partition: "meta", Name: "cluster"}, []byte("x")), w.Close(8)); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestBackup(t *testing.T) {
+	f, s := newFake(), newShell(t)
+	f.file = backupFile(t)
+	f.serve(t, s.path)
+	dir := t.TempDir()
+	name := filepath.Join(dir, "b.txt")
+	if r := s.run("backup", "-o", name); r.code != 0 || r.out != name+": 1 keys of cluster c at revision 8\n" {
+		t.Errorf("%+v", r)
+	}
+	got, err := os.ReadFile(name)
+	if err != nil || !bytes.Equal(got, f.file) {
+		t.Errorf("the file has %q, %v", got, err)
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	if r := s.run("backup"); r.code != 0 || r.out != string(f.file) || r.err != "" {
+		t.Errorf("to the standard output: %+v", r)
+	}
+	f.cut = 20
+	if r := s.run("backup", "--output", name); r.code != 1 || !strings.Contains(r.err, "is not reachable") {
+		t.Errorf("a backup that breaks off: %+v", r)
+	}
+	f.cut, f.file = 0, f.file[:len(f.file)-5]
+	if r := s.run("backup", "--output", name); r.code != 1 || !strings.Contains(r.err, "damaged at line 3") {
+		t.Errorf("a backup that is not whole: %+v", r)
+	}
+	if again, err := os.ReadFile(name); err != nil || !bytes.Equal(again, got) {
+		t.Errorf("the good file was touched: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left beside the file: %v, %v", left, err)
+	}
+	if r := s.run("backup", "-o", filepath.Join(dir, "no", "such")); r.code != 1 || !strings.Contains(r.err, "no such file or directory") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	file := backupFile(t)
+	for name, tc := range map[string]struct {
+		args  []string
+		in    string
+		fake  func(*fakeBackups)
+		out   []string
+		err   string
+		code  int
+		calls int // of the agent; the last one without dry_run where there are two
+	}{
+		"dry run":      {[]string{"--dry-run"}, "", nil, []string{"Backup of cluster c, taken 2023-", "1 keys.\n", "2 keys to write, 1 to delete, 3 are as in the backup.\n"}, "", 0, 1},
+		"yes":          {[]string{"-y"}, "", nil, []string{"Restored: 2 keys written, 1 deleted.\n"}, "", 0, 2},
+		"asked":        {nil, "y\n", nil, []string{"Continue? [y/N]", "Restored: "}, "", 0, 2},
+		"no":           {nil, "n\n", nil, []string{"Continue? [y/N]"}, "Nothing was written.\n", 1, 1},
+		"end of input": {nil, "", nil, nil, "Nothing was written.\n", 1, 1},
+		"refused": {[]string{"-y"}, "", func(f *fakeBackups) {
+			f.refusal = status.Error(codes.AlreadyExists, "the store holds cluster x: --force")
+		}, nil, "Error: the store holds cluster x: --force\n", 1, 1},
+		"another cluster": {[]string{"-y", "--force"}, "", func(f *fakeBackups) { f.replaced = "old" }, []string{"as in the backup; it replaces cluster old.\n"}, "", 0, 2},
+		"with findings":   {[]string{"-y"}, "", func(f *fakeBackups) { f.findings = []*weftv1.Finding{{Key: "meta/x", Wrong: "odd", Remedy: "see"}} }, []string{"meta/x\n    odd\n"}, "Error: the backup was restored as it is", 1, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := newFake(), newShell(t)
+			if tc.fake != nil {
+				tc.fake(&f.fakeBackups)
+			}
+			f.serve(t, s.path)
+			s.in = strings.NewReader(tc.in)
+			r := s.run(append([]string{"restore", tempFile(t, string(file))}, tc.args...)...)
+			if r.code != tc.code || !strings.HasPrefix(r.err, tc.err) || tc.err == "" && r.err != "" {
+				t.Errorf("%+v", r)
+			}
+			for _, want := range tc.out {
+				if !strings.Contains(r.out, want) {
+					t.Errorf("printed %q, want %q in it", r.out, want)
+				}
+			}
+			if len(f.restored) != tc.calls || !f.restored[0].DryRun || tc.calls == 2 && f.restored[1].DryRun {
+				t.Errorf("the agent was asked %v, want %d times", f.restored, tc.calls)
+			}
+			for _, got := range f.received {
+				if !bytes.Equal(got, file) {
+					t.Errorf("the agent received %q", got)
+				}
+			}
+		})
+	}
+}
+
+func TestADamagedBackupIsNotSent(t *testing.T) {
+	f, s := newFake(), newShell(t)
+	f.serve(t, s.path)
+	file := backupFile(t)
+	file[len(file)/2] ^= 1
+	name := tempFile(t, string(file))
+	r := s.run("restore", "-y", name)
+	if r.code != 1 || !strings.Contains(r.err, name+": the backup is damaged at line 2 (byte ") || !strings.Contains(r.err, "nothing was written") || len(f.restored) > 0 {
+		t.Errorf("%+v, the agent was asked %v", r, f.restored)
+	}
+	if r := s.run("restore", name+".none"); r.code != 1 || !strings.Contains(r.err, "no such file") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestASizeInWords(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 bytes", 10239: "10239 bytes", 10240: "10 KiB", 11 << 20: "11 MiB"} {
+		if got := inBytes(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
