@@ -31,6 +31,7 @@ type fake struct {
 	weftv1.UnimplementedSandboxesServer
 	weftv1.UnimplementedClusterServer
 	fakeStores
+	fakeImport
 
 	networks  []*weftv1.Network
 	endpoints []*weftv1.Endpoint
@@ -242,6 +243,7 @@ func (f *fake) serve(t *testing.T, path string) (stop func()) {
 	weftv1.RegisterSandboxesServer(s, f)
 	weftv1.RegisterClusterServer(s, f)
 	weftv1.RegisterStoresServer(s, f)
+	weftv1.RegisterImportServer(s, f)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	stop = sync.OnceFunc(func() {
