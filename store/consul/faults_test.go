@@ -26,8 +26,7 @@ func TestFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		Attempts:    10,
-		Frames:      1,
-		DiskRestart: true,
+		Attempts: 10,
+		Frames:   1,
 	})
 }
