@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -139,6 +140,8 @@ func refusedBy(err error, conf *tls.Config) error {
 		return nil
 	case errors.As(err, &plain):
 		return fmt.Errorf("%w: the server does not speak TLS, and TLS options are given", store.ErrRefused)
+	case errors.Is(err, io.EOF): // etcd does so without TLS, and any server that is on its way down
+		return errors.New("the server ended the connection: does it speak TLS? TLS options are given")
 	case !noCertificate(err):
 		return err
 	case conf.GetClientCertificate == nil && len(conf.Certificates) == 0:
