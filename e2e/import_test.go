@@ -271,7 +271,7 @@ func TestNetworksOfDockerOnConsulAreImported(t *testing.T) {
 	if pair, _, err := client.KV().Get("prod/docker/network/v1.0/network/"+n.ID+"/", nil); err != nil || pair == nil || n.Labels["env"] != "prod" {
 		t.Errorf("network web is %+v, and the tree has %v, %v", n, pair, err)
 	}
-	if ip := h.box("web2", "web").addr("web"); ip != "10.50.0.128" {
+	if ip := h.box("web2", "web").addr("web"); ip != "10.50.0.129" { // .128 is the gateway
 		t.Errorf("web2 has %s", ip)
 	}
 	if r := h.on("", "import", "docker", "--from", strings.TrimSuffix(from, "/prod")); r.Code != 1 || !strings.Contains(r.Stderr, "Docker's networks are at "+from) {
