@@ -47,12 +47,6 @@ func (i issued) sign(c *x509.Certificate) server.Pair {
 	return p
 }
 
-func (i issued) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AppendCertsFromPEM(i.ca.Cert)
-	return p
-}
-
 // folder holds files that a test writes.
 type folder struct {
 	t   *testing.T

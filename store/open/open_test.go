@@ -1,12 +1,14 @@
 package open_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"weft/store"
@@ -26,17 +29,69 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestURLs(t *testing.T) {
 	for raw, want := range map[string]open.Config{
-		"etcd://h1":                     {Endpoints: []string{"h1:2379"}, Prefix: "weft"},
-		"etcd://h1:2379,10.0.0.2:1/a/b": {Endpoints: []string{"h1:2379", "10.0.0.2:1"}, Prefix: "a/b"},
-		"etcd://[fd00::1]:2379,[::1]/":  {Endpoints: []string{"[fd00::1]:2379", "[::1]:2379"}, Prefix: "weft"},
+		"etcd://h1":                      {Scheme: "etcd", Endpoints: []string{"h1:2379"}, Prefix: "weft"},
+		"etcd://h1:2379,10.0.0.2:1/a/b":  {Scheme: "etcd", Endpoints: []string{"h1:2379", "10.0.0.2:1"}, Prefix: "a/b"},
+		"etcd://[fd00::1]:2379,[::1]/":   {Scheme: "etcd", Endpoints: []string{"[fd00::1]:2379", "[::1]:2379"}, Prefix: "weft"},
+		"consul://h1":                    {Scheme: "consul", Endpoints: []string{"h1:8500"}, Prefix: "weft"},
+		"consul://127.0.0.1:8501/dc1":    {Scheme: "consul", Endpoints: []string{"127.0.0.1:8501"}, Prefix: "dc1"},
+		"zk://h1,h2:2182,[fd00::3]/a/b/": {Scheme: "zk", Endpoints: []string{"h1:2181", "h2:2182", "[fd00::3]:2181"}, Prefix: "a/b"},
 	} {
+		want.TTL = 15 * time.Second
 		c, err := open.Parse(raw, nil)
-		if err != nil || !slices.Equal(c.Endpoints, want.Endpoints) || c.Prefix != want.Prefix {
-			t.Errorf("%s: %+v, %v", raw, c, err)
+		if d := cmp.Diff(want, c); d != "" || err != nil {
+			t.Errorf("%s: %v %s", raw, err, d)
 		}
-		if c.TTL != 15*time.Second || c.Heartbeat != 0 {
-			t.Errorf("%s: TTL %v, heartbeat %v", raw, c.TTL, c.Heartbeat)
+	}
+}
+
+// Docker's spellings, and those that are new.
+func TestOptions(t *testing.T) {
+	ca, cert, key, password := files(t)
+	type opts = map[string]string
+	for _, tc := range []struct {
+		raw  string
+		opts opts
+		want open.Config
+	}{
+		{"etcd://h", opts{"kv.path": "/docker/nodes/"}, open.Config{Prefix: "docker/nodes"}},
+		{"etcd://h/a", opts{"kv.path": "a"}, open.Config{Prefix: "a"}},
+		{"etcd://h", opts{"discovery.ttl": "30", "discovery.heartbeat": "5"}, open.Config{TTL: 30 * time.Second, Heartbeat: 5 * time.Second}},
+		{"consul://h", opts{"discovery.ttl": "3"}, open.Config{TTL: 3 * time.Second}},
+		{"consul://h", opts{"kv.tokenfile": password}, open.Config{TokenFile: password}},
+		{"etcd://h", opts{"kv.user": "u", "kv.passwordfile": password}, open.Config{User: "u", PasswordFile: password}},
+		{"zk://h", opts{"kv.user": "u", "kv.passwordfile": password}, open.Config{User: "u", PasswordFile: password}},
+		{"zk://h", opts{"kv.cacertfile": ca}, open.Config{CAFile: ca}},
+		{"consul://h", opts{"kv.certfile": cert, "kv.keyfile": key}, open.Config{CertFile: cert, KeyFile: key}},
+		{"etcd://h", opts{"kv.cacertfile": ca, "kv.certfile": cert, "kv.keyfile": key, "kv.servername": "s.example"}, open.Config{CAFile: ca, CertFile: cert, KeyFile: key, ServerName: "s.example"}},
+		{"etcd://h", opts{"kv.cacertfile": ca, "kv.servername": "fd00::1"}, open.Config{CAFile: ca, ServerName: "fd00::1"}},
+	} {
+		c, err := open.Parse(tc.raw, tc.opts)
+		if tc.want.Prefix == "" {
+			tc.want.Prefix = "weft"
 		}
+		if tc.want.TTL == 0 {
+			tc.want.TTL = 15 * time.Second
+		}
+		tc.want.Scheme, tc.want.Endpoints = c.Scheme, c.Endpoints
+		if d := cmp.Diff(tc.want, c); d != "" || err != nil {
+			t.Errorf("%s %v: %v %s", tc.raw, tc.opts, err, d)
+		}
+	}
+}
+
+func TestTiming(t *testing.T) {
+	type opts = map[string]string
+	for _, tc := range []struct {
+		opts           opts
+		ttl, heartbeat time.Duration
+	}{{nil, 15 * time.Second, 0}, {opts{"discovery.ttl": "60"}, time.Minute, 0}, {opts{"discovery.heartbeat": "2", "kv.user": "u"}, 15 * time.Second, 2 * time.Second}} {
+		ttl, heartbeat, err := open.Timing(tc.opts)
+		if ttl != tc.ttl || heartbeat != tc.heartbeat || err != nil {
+			t.Errorf("%v: %v, %v, %v", tc.opts, ttl, heartbeat, err)
+		}
+	}
+	if _, _, err := open.Timing(opts{"discovery.ttl": "1"}); err == nil {
+		t.Error("a TTL of one second is taken")
 	}
 }
 
@@ -54,6 +109,16 @@ func TestRefusals(t *testing.T) {
 		want string
 	}{
 		{"", nil, "no URL"}, {"h1:2379", nil, "supported are etcd://, consul:// or zk://"}, {"redis://h", nil, "unknown cluster store scheme"},
+		{"etcd2://h", nil, "unknown cluster store scheme"}, {"etcd://h,h:2379", nil, "twice"}, {"etcd://h/a/../b", nil, "plain path"}, {"zk://h/a//b", nil, "plain path"},
+		{"consul://t0ken:secret@h", nil, "kv.tokenfile"}, {"zk://u:secret@h", nil, "kv.passwordfile"}, {"u:secret@etcd://h", nil, "unknown cluster store scheme"},
+		{"etcd://h/a", opts{"kv.path": "b"}, "differ"},
+		{"etcd://h", opts{"kv.tokenfile": password}, "etcd takes no token, give kv.user and kv.passwordfile"},
+		{"zk://h", opts{"kv.tokenfile": password}, "ZooKeeper takes no token"},
+		{"consul://h", opts{"kv.user": "u"}, "kv.user: Consul has no users"}, {"consul://h", opts{"kv.passwordfile": password}, "kv.passwordfile: Consul has no users"},
+		{"consul://h", opts{"kv.tokenfile": missing}, "kv.tokenfile: stat " + missing}, {"etcd://h", opts{"kv.passwordfile": password}, "go together"},
+		{"etcd://h", opts{"kv.servername": "s"}, "kv.servername is for TLS"}, {"etcd://h", opts{"kv.servername": "a b", "kv.cacertfile": ca}, "host's name"},
+		{"etcd://h", opts{"kv.token": "secret"}, "known are discovery.heartbeat, discovery.ttl, kv.cacertfile, kv.certfile, kv.keyfile, kv.passwordfile, kv.path, kv.servername, kv.tokenfile, kv.user"},
+		{"etcd://h", opts{"kv.cacertfile": ""}, "kv.cacertfile=: it must not be empty"}, {"etcd://h", opts{"kv.user": "", "kv.passwordfile": ""}, "must not be empty"},
 		{"etcd://", nil, "has no host"}, {"etcd:///p", nil, "has no host"}, {"etcd://h1,", nil, "has no host"}, {"etcd://h:0", nil, "no port"},
 		{"etcd://h:x", nil, "no port"}, {"etcd://h:65536", nil, "no port"}, {"etcd://::1", nil, "HOST:PORT"}, {"etcd://[::1", nil, "HOST:PORT"},
 		{"etcd://a b", nil, "no host"}, {"etcd://h/a?x", nil, "plain path"}, {"etcd://h/%41", nil, "plain path"},
@@ -96,7 +161,7 @@ func files(t *testing.T) (ca, cert, key, password string) {
 	}
 	cert, err3 := write("cert", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	key, err4 := write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	password, err5 := write("password", []byte("secret\n"))
+	password, err5 := write("password", []byte("secret-word\n"))
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
@@ -137,18 +202,26 @@ func TestRedact(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"etcd://h1:2379,h2/prefix", "etcd://[::1]:1", "consul://h", "etcd://a@b/c", "zk://", "etcd://h,h,/x//y", "\xff://"} {
-		f.Add(s)
+	for _, s := range []string{"etcd://h1:2379,h2/prefix", "etcd://[::1]:1", "consul://h", "etcd://a@b/c", "zk://", "etcd://h,h,/x//y", "\xff://", "zk://h:1,[fd00::1%eth0]/a/./b"} {
+		f.Add(s, "kv.path", "a/b")
+		f.Add(s, "discovery.ttl", "9")
+		f.Add(s, "kv.servername", "x")
 	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		c, err := open.Parse(raw, nil)
+	f.Fuzz(func(t *testing.T, raw, name, value string) {
+		if strings.HasSuffix(name, "file") {
+			return // it would be read
+		}
+		c, err := open.Parse(raw, map[string]string{name: value})
 		if err != nil {
-			if err.Error() == "" {
-				t.Error("an error without words")
+			if err.Error() == "" || c.Scheme != "" && strings.Contains(raw, "@") {
+				t.Errorf("%q: %+v, %v", raw, c, err)
 			}
 			return
 		}
-		if len(c.Endpoints) == 0 || c.Prefix == "" || strings.HasPrefix(c.Prefix, "/") || strings.HasSuffix(c.Prefix, "/") {
+		if !slices.Contains([]string{"etcd", "consul", "zk"}, c.Scheme) || !slices.Contains(open.Names(), name) || c.TTL <= c.Heartbeat {
+			t.Fatalf("%q %s=%q became %+v", raw, name, value, c)
+		}
+		if len(c.Endpoints) == 0 || c.Prefix == "" || strings.HasPrefix(c.Prefix, "/") || strings.HasSuffix(c.Prefix, "/") || strings.Contains(c.Prefix, "//") {
 			t.Fatalf("%q became %+v", raw, c)
 		}
 		for _, e := range c.Endpoints {
@@ -156,9 +229,48 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%q: endpoint %q", raw, e)
 			}
 		}
-		again, err := open.Parse("etcd://"+strings.Join(c.Endpoints, ",")+"/"+c.Prefix, nil)
-		if err != nil || !slices.Equal(again.Endpoints, c.Endpoints) || again.Prefix != c.Prefix {
+		again, err := open.Parse(c.Scheme+"://"+strings.Join(c.Endpoints, ",")+"/"+c.Prefix, nil)
+		if err != nil || !slices.Equal(again.Endpoints, c.Endpoints) || again.Prefix != c.Prefix || again.Scheme != c.Scheme {
 			t.Fatalf("%q became %+v, and that %+v, %v", raw, c, again, err)
 		}
 	})
+}
+
+// What works and should not be left so is said once, at the beginning.
+func TestWarnings(t *testing.T) {
+	ca, cert, key, password := files(t)
+	for _, path := range []string{key, password} {
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		raw  string
+		opts map[string]string
+		want []string
+	}{
+		"nothing":         {"etcd://h", nil, nil},
+		"a readable key":  {"zk://h", map[string]string{"kv.certfile": cert, "kv.keyfile": key}, []string{"kv.keyfile"}},
+		"in clear":        {"etcd://h", map[string]string{"kv.user": "u", "kv.passwordfile": password}, []string{"kv.passwordfile", "in clear"}},
+		"a token in TLS":  {"consul://h", map[string]string{"kv.cacertfile": ca, "kv.tokenfile": password}, []string{"kv.tokenfile"}},
+		"a token without": {"consul://h", map[string]string{"kv.tokenfile": password}, []string{"kv.tokenfile", "in clear"}},
+	} {
+		out := &logged{}
+		s, err := open.Open(tc.raw, tc.opts, open.Options{Log: slog.New(slog.NewTextHandler(out, nil)), Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no network") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		text := out.String()
+		if strings.Count(text, "level=WARN") != len(tc.want) || strings.Contains(text, "secret-word") {
+			t.Errorf("%s: %s, want %d warnings", name, text, len(tc.want))
+		}
+		for _, w := range tc.want {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: no %q in %s", name, w, text)
+			}
+		}
+	}
 }
