@@ -74,6 +74,14 @@ func (w FaultWorld) siteWith(t *testing.T, servers int, o server.Options) *site 
 	return &site{FaultWorld: w, lab: l, dir: o.Dir, near: dialFrom(l.control), cluster: l.startWith(t, o)}
 }
 
+// waited waits until the servers take writes.
+func (s *site) waited(t *testing.T) {
+	t.Helper()
+	if err := s.cluster.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // prefixOf is a test's own.
 func prefixOf(t *testing.T) string { return strings.ReplaceAll(t.Name(), "/", "-") }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weft/store"
+	"weft/store/storetest/server"
 )
 
 // aServer breaks the only server there is.
@@ -29,11 +30,9 @@ func aServer(t *testing.T, w FaultWorld) {
 
 func killed(t *testing.T, s *site) {
 	x := s.scene(t, "killed")
-	m := s.cluster.Members[0]
 	for range 2 {
-		if err := errors.Join(m.Kill(), m.Start(), s.cluster.Wait(t.Context())); err != nil {
-			t.Fatal(err)
-		}
+		kill(t, s.cluster.Members[0])()
+		s.waited(t)
 		x.healed(t, time.Now())
 	}
 	x.settle(t, true)
@@ -46,22 +45,48 @@ func frozen(t *testing.T, s *site) {
 	x := s.scene(t, "frozen")
 	hosts := s.idleHosts(t, "frozen")
 	m := s.cluster.Members[0]
-	if err := m.Pause(); err != nil {
-		t.Fatal(err)
-	}
+	resume := pause(t, m)
 	began := time.Now()
 	hosts.reset()
 	callsEnd(t, x.s, store.ErrUnknown)
 	time.Sleep(time.Until(began.Add(freeze)))
 	hosts.wereQuiet(t, time.Since(began))
-	if err := m.Resume(); err != nil {
-		t.Fatal(err)
-	}
+	resume()
 	since := time.Now()
 	x.healed(t, since)
 	hosts.follow(t, since)
 	x.settle(t, true)
 	x.sessionLives(t)
+}
+
+// pause freezes a member until the returned function is called, or the test ends.
+func pause(t *testing.T, m *server.Member) (resume func()) {
+	t.Helper()
+	if err := m.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	resume = sync.OnceFunc(func() {
+		if err := m.Resume(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(resume)
+	return resume
+}
+
+// kill ends a member and returns how to start it again, which the test's end does if nobody else.
+func kill(t *testing.T, m *server.Member) (start func()) {
+	t.Helper()
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	start = sync.OnceFunc(func() {
+		if err := m.Start(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(start)
+	return start
 }
 
 // callsEnd checks that no call outlasts its context while the store cannot answer, and that each says what it must.
@@ -107,17 +132,13 @@ func callsEnd(t *testing.T, s store.Store, orWrite error) {
 
 func down(t *testing.T, s *site) {
 	hosts := s.idleHosts(t, "down")
-	m := s.cluster.Members[0]
-	if err := m.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	start := kill(t, s.cluster.Members[0])
 	began := time.Now()
 	hosts.reset()
 	time.Sleep(5 * time.Second)
 	hosts.wereQuiet(t, time.Since(began))
-	if err := errors.Join(m.Start(), s.cluster.Wait(t.Context())); err != nil {
-		t.Fatal(err)
-	}
+	start()
+	s.waited(t)
 	hosts.follow(t, time.Now())
 }
 

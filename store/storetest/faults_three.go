@@ -38,16 +38,12 @@ func (s *site) leader(t *testing.T) (m *server.Member) {
 func leaderKilled(t *testing.T, s *site) {
 	x := s.scene(t, "killed")
 	m := s.leader(t)
-	if err := m.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	start := kill(t, m)
 	since := time.Now()
 	x.load.grown(t, 20) // the other two go on
 	t.Logf("measured: %s: twenty more writes after %v", t.Name(), time.Since(since).Round(time.Millisecond))
 	x.healed(t, time.Now())
-	if err := m.Start(); err != nil {
-		t.Fatal(err)
-	}
+	start()
 	x.healed(t, time.Now())
 	x.settle(t, true)
 	x.sessionLives(t)
@@ -56,16 +52,12 @@ func leaderKilled(t *testing.T, s *site) {
 func leaderPaused(t *testing.T, s *site) {
 	x := s.scene(t, "paused")
 	m := s.leader(t)
-	if err := m.Pause(); err != nil {
-		t.Fatal(err)
-	}
+	resume := pause(t, m)
 	since := time.Now()
 	x.load.grown(t, 20)
 	t.Logf("measured: %s: twenty more writes after %v", t.Name(), time.Since(since).Round(time.Millisecond))
 	x.healed(t, time.Now())
-	if err := m.Resume(); err != nil {
-		t.Fatal(err)
-	}
+	resume()
 	x.healed(t, time.Now())
 	x.settle(t, true)
 	x.sessionLives(t)
@@ -114,9 +106,7 @@ func majorityCutOff(t *testing.T, s *site) {
 	for _, h := range heals {
 		h()
 	}
-	if err := s.cluster.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.waited(t)
 	x.healed(t, time.Now())
 	x.settle(t, true)
 	if _, err := x.s.Get(t.Context(), key("mark")); err != nil {
