@@ -129,7 +129,10 @@ func (e *refusedOp) Unwrap() error { return e.err }
 
 // each runs f for 0…n-1, several at a time: the library pipelines. It returns the first error.
 func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	if n == 1 {
+	switch n {
+	case 0:
+		return nil
+	case 1:
 		return f(ctx, 0)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -86,3 +86,5 @@ func TestConformance(t *testing.T) {
 		})
 	}
 }
+
+func key(name string) store.Key { return store.Key{Partition: store.Meta, Name: name} }
