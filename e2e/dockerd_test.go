@@ -94,6 +94,18 @@ exec "$@"`
 // start starts the daemon and waits until it answers.
 func (d *dockerd) start() {
 	d.c.t.Helper()
+	d.launch()
+	d.await()
+}
+
+func (d *dockerd) await() {
+	d.c.t.Helper()
+	eventually(d.c.t, patience, func() error { return d.ask(http.MethodGet, "/_ping", nil, nil) })
+}
+
+// launch starts the daemon's process.
+func (d *dockerd) launch() {
+	d.c.t.Helper()
 	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(d.c.t, err)
 	defer log.Close()
@@ -104,7 +116,6 @@ func (d *dockerd) start() {
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
 	must(d.c.t, d.node.Start(d.cmd))
-	eventually(d.c.t, patience, func() error { return d.ask(http.MethodGet, "/_ping", nil, nil) })
 }
 
 // kill is a power failure: daemon and containers are gone, and the store has not heard of it.

@@ -144,11 +144,13 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 	node := oldEtcd(c)
 	from := fmt.Sprintf("etcd2://%s:2379", node.Addr)
 	d1, d2 := newDockerd(c, "dock1", "etcd://"+node.Addr.String()+":2379"), newDockerd(c, "dock2", "etcd://"+node.Addr.String()+":2379")
+	d1.launch()
+	d2.launch()
+	c.start()
 	for _, d := range []*dockerd{d1, d2} {
-		d.start()
+		d.await()
 		d.load()
 	}
-	c.start()
 	fillDocker(d1, d2)
 	if *updateTrees {
 		raw, err := fetch(node, fmt.Sprintf("http://%s:2379/v2/keys/docker?recursive=true", node.Addr))
