@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -91,7 +92,7 @@ func partitions(ctx context.Context, s store.Store, meta store.Snapshot) ([]stri
 	}
 	if p, ok := s.(store.Partitioner); ok {
 		all, err := p.Partitions(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
 		}
 		out = append(out, all...)

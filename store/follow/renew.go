@@ -50,3 +50,10 @@ func (f *Follower) Adopt(cluster string) {
 	clear(f.seen)
 	f.readAgainLocked(func(string) bool { return true })
 }
+
+// Changed returns a channel that is closed when the picture, or whether it is believed, changes next.
+func (f *Follower) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
