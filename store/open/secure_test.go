@@ -20,21 +20,11 @@ import (
 
 // secured is a cluster with TLS and authentication, and a client's files, as a user would have them.
 type secured struct {
-	t    *testing.T
-	c    *server.Cluster
-	dir  string
-	opts map[string]string // that work
-	keys keys
-}
-
-// keys is what an administrator does on one kind of store.
-type keys interface {
-	// grant makes an identity that may use the prefix and nothing else, under the secret.
-	grant(secret string)
-	// change gives that identity another secret.
-	change(secret string)
-	// foreign returns the keys that are neither under the prefix nor were there when the cluster was started.
-	foreign() []string
+	t      *testing.T
+	c      *server.Cluster
+	tenant *server.Tenant
+	dir    string
+	opts   map[string]string // that work
 }
 
 const (
@@ -61,16 +51,13 @@ func secure(t *testing.T, kind server.Kind) *secured {
 		}
 	})
 	x := &secured{t: t, c: c, dir: t.TempDir(), opts: c.StoreOpts()}
-	switch kind {
-	case server.Etcd:
-		x.opts["kv.user"], x.keys = "weft", &etcdKeys{x}
-	case server.Consul:
-		x.keys = &consulKeys{secured: x}
-	case server.ZooKeeper:
-		x.opts["kv.user"], x.keys = "weft", &zooKeys{x}
+	if kind != server.Consul {
+		x.opts["kv.user"] = server.TenantName
 	}
 	x.opts[x.secretOpt()] = x.file("secret", firstSecret+"\n")
-	x.keys.grant(firstSecret)
+	if x.tenant, err = c.Grant(ctx, prefix, firstSecret); err != nil {
+		t.Fatal(err)
+	}
 	return x
 }
 
@@ -220,8 +207,8 @@ func TestSecureStores(t *testing.T) {
 			t.Run("minimal rights are enough", func(t *testing.T) {
 				s, _ := x.open(t, x.opts)
 				use(t, s)
-				if got := x.keys.foreign(); len(got) > 0 {
-					t.Errorf("beside the prefix it made %q", got)
+				if got, err := x.tenant.Foreign(t.Context()); err != nil || len(got) > 0 {
+					t.Errorf("beside the prefix it made %q, %v", got, err)
 				}
 			})
 			t.Run("refusals", x.refusals)
@@ -312,7 +299,11 @@ func (x *secured) rotation(t *testing.T) {
 	put(t, s, "before")
 	seen(t, w, "before")
 
-	x.keys.change(secondSecret)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	if err := x.tenant.Change(ctx, secondSecret); err != nil {
+		t.Fatal(err)
+	}
 	x.file("secret", secondSecret)
 	put(t, s, "second secret")
 	seen(t, w, "second secret")
@@ -321,8 +312,6 @@ func (x *secured) rotation(t *testing.T) {
 	seen(t, late, "second watch")
 	seen(t, w, "second watch")
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
 	if err := x.c.Rotate(ctx); err != nil {
 		t.Fatal(err)
 	}
