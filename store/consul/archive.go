@@ -17,53 +17,102 @@ import (
 
 // A journal is read whole at each change, so it holds the newest entries only. Older ones are moved, many into one key, to an archive that a
 // watch reads when it was away for longer. Archived entries go when there are too many or when they are old; so what both hold is bounded.
+//
+// Nobody is in charge of it, whose death would let a journal grow. Every client that reads one sees when it is long, waits for a random
+// moment, and moves if nobody else has; a writer, of a cluster where perhaps nobody watches, looks once in many transactions.
 const (
-	keepEntries  = 64              // in a journal
-	trimEvery    = 32              // transactions, by chance: nobody is in charge of it, whose death would let a journal grow
-	trimMost     = 100             // entries, in one transaction: Consul takes 128 operations
-	trimBytes    = 192 << 10       // and 512 KiB, in base64
-	archiveBytes = 4 << 20         // of a shard
-	archiveTime  = 2 * time.Minute // and no longer
-	dropMost     = 20              // of its segments, in one transaction
+	keepEntries  = 16                     // in a journal at least
+	keepFor      = 250 * time.Millisecond // and those that watches may not have read yet, as far as clocks agree
+	keepMost     = 512                    // and no more
+	trimStep     = 32                     // are moved together
+	trimDelay    = 150 * time.Millisecond // at most
+	trimEvery    = 256                    // transactions of writers, by chance
+	trimMost     = 100                    // entries, in one transaction: Consul takes 128 operations
+	trimBytes    = 192 << 10              // and 512 KiB, in base64
+	archiveBytes = 4 << 20                // of a shard
+	archiveTime  = 2 * time.Minute        // and no longer
+	dropMost     = 20                     // of its segments, in one transaction
 	trimTime     = 5 * time.Second
 )
 
-// trimSometimes trims the journals of some shards, one time in many.
+// surplus are the oldest entries of a journal, if there are enough to be moved.
+func surplus(all []entry, now time.Time) []entry {
+	n := max(len(all)-keepMost, 0)
+	for ; n < len(all)-keepEntries; n++ {
+		at, _, err := decode(all[n].value)
+		if age := now.Sub(at); err == nil && age < keepFor && age > -keepFor {
+			break
+		}
+	}
+	if n < trimStep {
+		return nil
+	}
+	return all[:n]
+}
+
+// trimSometimes trims the journals that a transaction has written, one time in many.
 func (s *Store) trimSometimes(shards []string) {
 	if rand.N(trimEvery) != 0 {
 		return
 	}
 	for _, shard := range shards {
-		if _, busy := s.trimming.LoadOrStore(shard, true); busy {
-			continue
-		}
-		ok := s.start(func() {
-			defer s.trimming.Delete(shard)
-			ctx, cancel := context.WithTimeout(s.ctx, trimTime)
-			defer cancel()
-			if err := s.trim(ctx, shard, keepEntries); err != nil {
-				s.log.Debug("a journal was not trimmed", "shard", shard, "error", reason(err))
-			}
+		s.trimLater(shard, func(ctx context.Context) ([]entry, error) {
+			all, _, err := s.readJournal(withKind(ctx, read), shard, 0)
+			return all, err
 		})
-		if !ok {
-			s.trimming.Delete(shard)
-		}
 	}
 }
 
-// trim moves all but the newest entries of a journal to its archive.
-func (s *Store) trim(ctx context.Context, shard string, keep int) error {
-	all, _, err := s.readJournal(withKind(ctx, read), shard, 0)
+// trimLong trims a feed's journal soon, if it is long and nobody else does.
+func (f *feed) trimLong(p *page) {
+	if len(p.entries) < keepEntries+trimStep {
+		return
+	}
+	f.s.trimLater(f.shard, func(ctx context.Context) ([]entry, error) {
+		pause(ctx, rand.N(trimDelay), nil)
+		p, _ := f.now()
+		return p.entries, nil
+	})
+}
+
+// trimLater trims a journal, if it is long when it is looked at, unless that is going on already.
+func (s *Store) trimLater(shard string, look func(context.Context) ([]entry, error)) {
+	if _, busy := s.trimming.LoadOrStore(shard, true); busy {
+		return
+	}
+	ok := s.start(func() {
+		defer s.trimming.Delete(shard)
+		ctx, cancel := context.WithTimeout(s.ctx, trimTime)
+		defer cancel()
+		all, err := look(ctx)
+		if err == nil {
+			err = s.trim(ctx, shard, surplus(all, time.Now()))
+		}
+		if err != nil {
+			s.log.Debug("a journal was not trimmed", "shard", shard, "error", reason(err))
+		}
+	})
+	if !ok {
+		s.trimming.Delete(shard)
+	}
+}
+
+// trim moves a journal's oldest entries to its archive.
+func (s *Store) trim(ctx context.Context, shard string, oldest []entry) error {
+	if len(oldest) == 0 {
+		return nil
+	}
+	old, err := s.outdated(ctx, s.archive(shard), time.Now())
 	if err != nil {
 		return err
 	}
-	for len(all) > keep {
-		n := portion(all[:len(all)-keep])
-		moved, err := s.move(ctx, shard, all[:n])
-		if err != nil || !moved {
+	for len(oldest) > 0 {
+		n := portion(oldest)
+		_, failed, err := s.apply(ctx, s.moving(shard, oldest[:n], old).ops)
+		if err != nil || failed != nil { // another client was faster
 			return err
 		}
-		all = all[n:]
+		oldest, old = oldest[n:], nil
 	}
 	return nil
 }
@@ -79,25 +128,16 @@ func portion(all []entry) int {
 	return len(all)
 }
 
-// move takes the oldest entries of a journal to its archive, and old ones out of that; false if another client was faster. The condition that
-// the oldest entry is still there keeps two from writing segments that overlap, and all from leaving a gap.
-func (s *Store) move(ctx context.Context, shard string, oldest []entry) (bool, error) {
-	old, err := s.outdated(ctx, s.archive(shard), time.Now())
-	if err != nil {
-		return false, err
-	}
-	_, failed, err := s.apply(ctx, s.moving(shard, oldest, old).ops)
-	return err == nil && failed == nil, err
-}
-
+// moving takes the oldest entries of a journal to its archive, and old segments out of that. The condition that the oldest entry is still
+// there keeps two clients from writing segments that overlap, and all from leaving a gap.
 func (s *Store) moving(shard string, oldest []entry, old []string) *plan {
 	journal, archive := s.journal(shard), s.archive(shard)
 	p := &plan{}
-	p.add(&api.KVTxnOp{Verb: api.KVCheckIndex, Key: journal + oldest[0].nonce, Index: uint64(oldest[0].rev)})
+	p.add(&api.KVTxnOp{Verb: api.KVCheckIndex, Key: journal + oldest[0].slot, Index: uint64(oldest[0].rev)})
 	value := pack(oldest)
 	p.add(&api.KVTxnOp{Verb: api.KVSet, Key: archive + segmentName(oldest, len(value)), Value: value})
 	for _, e := range oldest {
-		p.add(&api.KVTxnOp{Verb: api.KVDelete, Key: journal + e.nonce})
+		p.add(&api.KVTxnOp{Verb: api.KVDelete, Key: journal + e.slot})
 	}
 	for _, key := range old {
 		p.add(&api.KVTxnOp{Verb: api.KVDelete, Key: key})
@@ -147,9 +187,8 @@ func pack(es []entry) []byte {
 	var b []byte
 	for _, e := range es {
 		b = binary.AppendUvarint(b, uint64(e.rev))
-		for _, s := range [][]byte{[]byte(e.nonce), e.value} {
-			b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
-		}
+		b = binary.AppendUvarint(b, e.nonce)
+		b = append(binary.AppendUvarint(b, uint64(len(e.value))), e.value...)
 	}
 	return b
 }
@@ -157,8 +196,9 @@ func pack(es []entry) []byte {
 func unpack(b []byte) (es []entry, err error) {
 	r := reader{b: b}
 	for len(r.b) > 0 && r.err == nil {
-		rev := store.Rev(r.number())
-		es = append(es, entry{position{string(r.bytes()), rev}, r.bytes()})
+		e := entry{position: position{rev: store.Rev(r.number()), nonce: r.number()}}
+		e.value = r.bytes()
+		es = append(es, e)
 	}
 	return es, r.err
 }

@@ -66,6 +66,7 @@ type Store struct {
 	cli    *api.Client
 	link   *link
 	feeds  *feeds
+	slots  *slots
 	log    *slog.Logger
 	prefix string // with a slash at its end, or empty
 	ctx    context.Context
@@ -98,7 +99,7 @@ func New(cfg Config) (store.Store, error) {
 		return nil, fmt.Errorf("consul: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Store{cli: cli, link: l, log: cfg.Log, prefix: prefix, ctx: ctx, cancel: cancel}
+	s := &Store{cli: cli, link: l, slots: newSlots(), log: cfg.Log, prefix: prefix, ctx: ctx, cancel: cancel}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -19,7 +19,11 @@ func Forget(ctx context.Context, s store.Store, partition string) error {
 		return errors.New("not a store of Consul")
 	}
 	shard := shardOf(partition)
-	if err := x.trim(ctx, shard, 1); err != nil {
+	all, _, err := x.readJournal(withKind(ctx, read), shard, 0)
+	if err != nil {
+		return err
+	}
+	if err := x.trim(ctx, shard, all[:max(len(all)-1, 0)]); err != nil {
 		return err
 	}
 	_, failed, err := x.apply(ctx, api.TxnOps{

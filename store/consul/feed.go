@@ -15,7 +15,8 @@ import (
 const (
 	waitTime   = 20 * time.Second             // of a blocking query; Consul adds up to a sixteenth
 	waitLimit  = waitTime*17/16 + callTimeout // after which its connection is given up
-	pace       = 5 * time.Millisecond         // between two answers under load: they tell more at once
+	burst      = 8                            // transactions at a time are load, under which a feed lets more come together
+	pace       = 5 * time.Millisecond         // for so long
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 2 * time.Second
 )
@@ -102,7 +103,7 @@ func (f *feed) publish(p *page) {
 
 // run reads the journal again and again.
 func (f *feed) run(ctx context.Context) {
-	above, retry := uint64(0), firstRetry
+	above, retry, last := uint64(0), firstRetry, store.Rev(0)
 	for ctx.Err() == nil {
 		era := f.s.link.era()
 		p, err := f.read(ctx, era, above)
@@ -123,9 +124,11 @@ func (f *feed) run(ctx context.Context) {
 		}
 		retry = firstRetry
 		above = f.next(above, p)
-		if time.Since(p.asked) < pace {
+		f.trimLong(p)
+		if p.since(last) > burst {
 			pause(ctx, pace, nil)
 		}
+		last = p.index
 	}
 }
 
@@ -176,6 +179,14 @@ func (f *feed) read(ctx, era context.Context, above uint64) (*page, error) {
 	p.index = store.Rev(index)
 	p.take(f.s, f.shard, kvs)
 	return p, nil
+}
+
+// since is how many entries are newer than an index.
+func (p *page) since(rev store.Rev) (n int) {
+	for n < len(p.entries) && p.entries[len(p.entries)-1-n].rev > rev {
+		n++
+	}
+	return n
 }
 
 // take sorts a reading into journal and data.

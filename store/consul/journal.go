@@ -3,10 +3,13 @@ package consul
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -14,16 +17,47 @@ import (
 	"weft/store"
 )
 
-// position is a journal entry, by its nonce and index.
+// position is a journal entry: two histories may have one index for two transactions, but not one nonce.
 type position struct {
-	nonce string
 	rev   store.Rev
+	nonce uint64
 }
 
 // entry is one transaction in a journal, encoded.
 type entry struct {
 	position
+	slot  string // its key, in the journal
 	value []byte
+}
+
+// slots names the keys of a client's journal entries, again and again. Consul remembers each name that was deleted for a quarter of an hour,
+// and looks at all of them when it answers a query of the prefix that they had: with a new name for each entry, a cluster of some changes
+// would soon have its watchers pay for hundreds of thousands.
+type slots struct {
+	client string // no other client takes these
+	next   atomic.Uint32
+	width  atomic.Uint32 // how many names there are: more than entries that wait to be trimmed
+}
+
+const (
+	fewSlots  = 32
+	manySlots = 1 << 16
+)
+
+func newSlots() *slots {
+	x := &slots{client: strings.ToLower(rand.Text()[:10])}
+	x.width.Store(fewSlots)
+	return x
+}
+
+func (x *slots) take() string {
+	return fmt.Sprintf("%s-%x", x.client, x.next.Add(1)%x.width.Load())
+}
+
+// widen is called when a name was still in use.
+func (x *slots) widen() {
+	w := x.width.Load()
+	x.width.CompareAndSwap(w, min(2*w, manySlots))
 }
 
 const version = 1
@@ -94,7 +128,7 @@ func decode(b []byte) (at time.Time, ops []store.Op, err error) {
 func entries(journal string, kvs api.KVPairs) []entry {
 	out := make([]entry, len(kvs))
 	for i, kv := range kvs {
-		out[i] = entry{position{strings.TrimPrefix(kv.Key, journal), store.Rev(kv.ModifyIndex)}, kv.Value}
+		out[i] = entry{position{store.Rev(kv.ModifyIndex), kv.Flags}, strings.TrimPrefix(kv.Key, journal), kv.Value}
 	}
 	slices.SortFunc(out, func(a, b entry) int { return cmp.Compare(a.rev, b.rev) })
 	return out

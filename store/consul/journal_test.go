@@ -43,7 +43,7 @@ func TestJournalEntriesAndSegments(t *testing.T) {
 		}
 		var es []entry
 		for i := range rapid.IntRange(0, 4).Draw(t, "entries") {
-			es = append(es, entry{position{fmt.Sprintf("%016x", i), store.Rev(1000 + i)}, encode(anyOps(t))})
+			es = append(es, entry{position: position{store.Rev(1000 + i), rapid.Uint64().Draw(t, "nonce")}, value: encode(anyOps(t))})
 		}
 		back, err := unpack(pack(es))
 		if err != nil || !cmp.Equal(back, es, cmp.AllowUnexported(entry{}, position{}), cmpopts.EquateEmpty()) {
@@ -69,7 +69,7 @@ func requestSize(t *testing.T, p *plan) int {
 
 // The largest transaction that package store allows fits one of Consul's, with its journal entries, and so does what trims a journal of such.
 func TestTheLargestTransactionFits(t *testing.T) {
-	s := &Store{prefix: strings.Repeat("p", 200) + "/"}
+	s := &Store{slots: newSlots(), prefix: strings.Repeat("p", 200) + "/"}
 	for name, partitions := range map[string][]string{"one partition": {store.Meta}, "several": {store.Meta, "net/a", "net/b", "net/c"}} {
 		var txn store.Txn
 		for i := range store.MaxOps {
@@ -84,8 +84,8 @@ func TestTheLargestTransactionFits(t *testing.T) {
 			t.Errorf("%s: %d operations of %d bytes", name, len(p.ops), n)
 		}
 	}
-	big := entry{position{"0123456789abcdef", 1}, encode([]store.Op{store.Put(store.Key{Partition: store.Meta, Name: "a"}, make([]byte, store.MaxTxn))})}
-	small := entry{position{"0123456789abcdef", 1}, make([]byte, 900)}
+	big := entry{position{1, 1 << 63}, "0123456789-ffff", encode([]store.Op{store.Put(store.Key{Partition: store.Meta, Name: "a"}, make([]byte, store.MaxTxn))})}
+	small := entry{position{1, 1 << 63}, "0123456789-ffff", make([]byte, 900)}
 	for name, all := range map[string][]entry{"big": {big, big, big}, "small": slices.Repeat([]entry{small}, 300), "mixed": {small, big, small, big, small}} {
 		moved := 0
 		for rest := all; len(rest) > 0; moved++ {
@@ -104,7 +104,7 @@ func TestTheLargestTransactionFits(t *testing.T) {
 
 // Conditions are tested before anything is written, and those of a key that is put are one operation with the put.
 func TestPlan(t *testing.T) {
-	s := &Store{}
+	s := &Store{slots: newSlots()}
 	k := func(name string) store.Key { return store.Key{Partition: store.Meta, Name: name} }
 	p := s.plan(store.Txn{
 		If:   []store.Cond{{Key: k("new"), Rev: store.Absent}, {Key: k("fence"), Rev: 7}, {Key: k("old"), Rev: 8}, {Key: k("there"), Rev: store.Exists}, {Key: k("not"), Rev: store.Absent}},
@@ -114,12 +114,12 @@ func TestPlan(t *testing.T) {
 	for _, o := range p.ops {
 		got = append(got, fmt.Sprintf("%s %s %d", o.KV.Verb, o.KV.Key, o.KV.Index))
 	}
-	nonce := p.ops[len(p.ops)-1].KV.Key[len("n00/j/"):]
+	slot := func(i int) string { return fmt.Sprintf("%s-%x", s.slots.client, i) }
 	shard := shardOf("net/x")
 	want := []string{
 		"check-index meta/k/meta/fence 7", "check-index meta/k/meta/old 8", "get meta/k/meta/there 0", "check-not-exists meta/k/meta/not 0",
 		"cas meta/k/meta/new 0", "delete meta/k/meta/old 0", "set meta/k/meta/there 0", "set " + shard + "/k/net%2Fx/n 0",
-		"set meta/j/" + nonce + " 0", "set " + shard + "/j/" + nonce + " 0",
+		"cas meta/j/" + slot(1) + " 0", "cas " + shard + "/j/" + slot(2) + " 0",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)

@@ -141,19 +141,20 @@ func (x *session) touch(ctx context.Context) (ttl time.Duration, err error) {
 
 // bind writes the key: nobody holds it, or this session does.
 func (x *session) bind(ctx context.Context, value []byte, resumed bool) error {
-	put := store.Put(x.key, value)
-	p := &plan{}
-	nonce := rand.Uint64()
 	path := x.s.path(x.key)
-	if resumed {
-		p.add(&api.KVTxnOp{Verb: api.KVCheckSession, Key: path, Session: x.id})
-	} else {
-		p.add(&api.KVTxnOp{Verb: api.KVCheckNotExists, Key: path})
+	build := func() *plan {
+		p, nonce := &plan{}, rand.Uint64()
+		held := &api.KVTxnOp{Verb: api.KVCheckNotExists, Key: path}
+		if resumed {
+			held = &api.KVTxnOp{Verb: api.KVCheckSession, Key: path, Session: x.id}
+		}
+		p.add(held)
+		p.add(&api.KVTxnOp{Verb: api.KVLock, Key: path, Value: value, Flags: nonce, Session: x.id})
+		x.s.note(p, nonce, []store.Op{store.Put(x.key, value)})
+		return p
 	}
-	p.add(&api.KVTxnOp{Verb: api.KVLock, Key: path, Value: value, Flags: nonce, Session: x.id})
-	x.s.note(p, nonce, []store.Op{put})
 	for try := 1; ; try++ {
-		rev, failed, err := x.s.apply(ctx, p.ops)
+		_, rev, failed, err := x.s.commit(ctx, build)
 		switch {
 		case err != nil:
 			return x.s.writeError(err)
@@ -223,12 +224,15 @@ func (x *session) Close(ctx context.Context) error {
 	x.Leave()
 	ctx, cancel := x.s.bound(ctx)
 	defer cancel()
-	p := &plan{}
 	path := x.s.path(x.key)
-	p.add(&api.KVTxnOp{Verb: api.KVCheckSession, Key: path, Session: x.id})
-	p.add(&api.KVTxnOp{Verb: api.KVDelete, Key: path})
-	x.s.note(p, rand.Uint64(), []store.Op{store.Del(x.key)})
-	if _, _, err := x.s.apply(ctx, p.ops); err != nil {
+	_, _, _, err := x.s.commit(ctx, func() *plan {
+		p := &plan{}
+		p.add(&api.KVTxnOp{Verb: api.KVCheckSession, Key: path, Session: x.id}) // which may have ended
+		p.add(&api.KVTxnOp{Verb: api.KVDelete, Key: path})
+		x.s.note(p, rand.Uint64(), []store.Op{store.Del(x.key)})
+		return p
+	})
+	if err != nil {
 		return x.s.readError("end the session", err)
 	}
 	if err := x.end(ctx); err != nil {

@@ -44,7 +44,7 @@ func (s *Store) snapshot(ctx context.Context, partition string) (snapshot, error
 	for _, kv := range got[1:] {
 		if strings.HasPrefix(kv.Key, journal) {
 			if rev := store.Rev(kv.ModifyIndex); rev > out.at.rev {
-				out.at = position{strings.TrimPrefix(kv.Key, journal), rev}
+				out.at = position{rev, kv.Flags}
 			}
 		} else if e, ok := s.entry(partition, kv); ok {
 			out.Entries = append(out.Entries, e)

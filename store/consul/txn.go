@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -29,8 +30,7 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 		return 0, err
 	}
 	for try := 1; ; try++ {
-		p := s.plan(t)
-		rev, failed, err := s.apply(ctx, p.ops)
+		p, rev, failed, err := s.commit(ctx, func() *plan { return s.plan(t) })
 		switch {
 		case err != nil:
 			return 0, s.writeError(err)
@@ -57,8 +57,9 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 // plan is a transaction in Consul's terms.
 type plan struct {
 	ops    api.TxnOps
-	conds  map[int]int // operation that tests a condition → the condition
-	shards []string    // whose journals it writes
+	conds  map[int]int  // operation that tests a condition → the condition
+	slots  map[int]bool // operations that write to a journal
+	shards []string     // whose journals they are
 }
 
 func (p *plan) add(op *api.KVTxnOp) { p.ops = append(p.ops, &api.TxnOp{KV: op}) }
@@ -105,9 +106,28 @@ func (s *Store) note(p *plan, nonce uint64, ops []store.Op) {
 		}
 		per[shard] = append(per[shard], o)
 	}
+	p.slots = map[int]bool{}
 	for _, shard := range p.shards {
-		p.add(&api.KVTxnOp{Verb: api.KVSet, Key: s.journal(shard) + fmt.Sprintf("%016x", nonce), Value: encode(per[shard])})
+		p.slots[len(p.ops)] = true
+		p.add(&api.KVTxnOp{Verb: api.KVCAS, Key: s.journal(shard) + s.slots.take(), Value: encode(per[shard]), Flags: nonce})
 	}
+}
+
+// commit plans and sends a transaction, and again as long as a slot that it chose in a journal is taken.
+func (s *Store) commit(ctx context.Context, build func() *plan) (*plan, store.Rev, api.TxnErrors, error) {
+	for {
+		p := build()
+		rev, failed, err := s.apply(ctx, p.ops)
+		if err != nil || !p.taken(failed) {
+			return p, rev, failed, err
+		}
+		s.slots.widen()
+	}
+}
+
+// taken tells that nothing failed but slots.
+func (p *plan) taken(failed api.TxnErrors) bool {
+	return len(failed) > 0 && !slices.ContainsFunc(failed, func(e *api.TxnError) bool { return !p.slots[e.OpIndex] })
 }
 
 func (s *Store) test(c store.Cond) *api.KVTxnOp {

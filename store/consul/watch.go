@@ -180,7 +180,7 @@ func (s *Store) anchor(ctx context.Context, shard string) error {
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
-	_, _, err := s.apply(ctx, api.TxnOps{{KV: &api.KVTxnOp{Verb: api.KVCAS, Key: s.journal(shard) + "0", Value: encode(nil)}}})
+	_, _, err := s.apply(ctx, api.TxnOps{{KV: &api.KVTxnOp{Verb: api.KVCAS, Key: s.journal(shard) + "0", Value: encode(nil), Flags: rand.Uint64()}}})
 	return err // a failed comparison: another was faster
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 func logged(rev store.Rev, ops ...store.Op) entry {
-	return entry{position{"n", rev}, encode(ops)}
+	return entry{position{rev, 7}, "", encode(ops)}
 }
 
 // A watch of alive stands at revision 10, and knows the keys a and b.
@@ -48,10 +48,10 @@ func TestWhatAPageTells(t *testing.T) {
 		"one whose end Consul has forgotten": {page: page{asked: later, entries: []entry{at}, data: []store.Entry{here("a", 5)}, index: 10}, lost: true},
 		"a journal that has moved on":        {page: page{asked: later, entries: []entry{logged(40)}, data: both, index: 40}, behind: true},
 		"a journal that went back":           {page: page{asked: later, entries: []entry{logged(3)}, data: both, index: 3}, behind: true},
-		"another history of the same length": {page: page{asked: later, entries: []entry{{position{"m", 10}, encode(nil)}}, data: both, index: 10}, behind: true},
+		"another history of the same length": {page: page{asked: later, entries: []entry{{position{10, 8}, "", encode(nil)}}, data: both, index: 10}, behind: true},
 		"a journal that was wiped":           {page: page{asked: later}, behind: true},
 		"a page from before":                 {page: page{asked: now.Add(-time.Second), entries: []entry{logged(9)}, data: both[:1], index: 9}},
-		"a scribble":                         {page: page{asked: later, entries: []entry{at, {position{"x", 11}, []byte("?")}}, data: both, index: 11}, behind: true},
+		"a scribble":                         {page: page{asked: later, entries: []entry{at, {position{11, 7}, "", []byte("?")}}, data: both, index: 11}, behind: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &watch{partition: store.Alive, known: map[string]state{"a": stateOf(here("a", 5)), "b": stateOf(here("b", 10))}, rev: 10, at: at.position, listed: now}
