@@ -106,15 +106,15 @@ func (a *Agent) ReleaseKept(ctx context.Context, ref string, names []string) ([]
 	return released, kindOf(a.member.explain(err))
 }
 
-// takeKept gives an attachment that never had an address the one that is kept for the sandbox's name, with its hardware address where that is
-// another than follows from it; it returns no address where nothing is kept, or the user wants another.
-func takeKept(net *record.Net, name string, want *record.Attachment) (preferred bool) {
+// takeKept gives an attachment that never had an address the one that is kept for the sandbox's name, and the hardware address that was that
+// sandbox's where it does not follow from the address. It tells whether it did: nothing may be kept, or the user wants another address.
+func takeKept(net *record.Net, name string, want *record.Attachment) bool {
 	k, _ := net.Kept(name)
 	if k == nil || len(want.Addrs) > 0 || want.IP.IsValid() && !k.Has(want.IP) || !net.KeptFor(name, k.Addrs[0]) {
 		return false
 	}
 	want.Addrs = k.Addrs[:1]
-	if want.MAC == "" && k.MAC != record.MAC(ipam.MAC(k.Addrs[0])) {
+	if want.MAC == "" && k.MAC != "" && k.MAC != record.MAC(ipam.MAC(k.Addrs[0])) {
 		want.MAC = k.MAC
 	}
 	return true
