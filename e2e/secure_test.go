@@ -226,4 +226,3 @@ func (v *vault) refusedLater(h *host, a *box) {
 	h.awaitJoined()
 	v.creates(h, "after-all")
 }
-
