@@ -100,13 +100,14 @@ func (s *Store) keepSeat(ctx context.Context) {
 
 // moveTo takes another seat.
 func (s *Store) moveTo(to string) {
-	s.seat.mu.Lock()
-	defer s.seat.mu.Unlock()
-	if s.seat.at == to {
+	at, _ := s.seat.now()
+	if at == to {
 		return
 	}
-	s.log.Info("the client moves to another server of the store", slog.String("from", s.seat.at), slog.String("to", to))
+	s.log.Info("the client moves to another server of the store", slog.String("from", at), slog.String("to", to))
 	s.cli.SetEndpoints(to)
+	s.seat.mu.Lock()
+	defer s.seat.mu.Unlock()
 	s.seat.leave()
 	s.seat.at = to
 	s.seat.here, s.seat.leave = context.WithCancel(s.ctx)

@@ -131,55 +131,65 @@ func (l *load) ackedSince(since time.Time) (n int) {
 // never was, and what is of unknown outcome is there whole or not at all.
 func (l *load) check(t *testing.T, s store.Snapshot) {
 	t.Helper()
-	there := map[string]store.Rev{}
+	there, known, killers, counts := map[string]store.Rev{}, map[string]bool{}, map[string]deed{}, map[string]int{}
 	for _, e := range s.Entries {
 		there[e.Key.Name] = e.Rev
 	}
-	killer := map[string]deed{}
 	for _, d := range l.deeds {
+		known[loadPrefix+d.name], known[pairPrefix+d.name] = true, true
 		if d.old != "" {
-			killer[d.old] = d
+			killers[d.old] = d
 		}
 	}
-	counts := map[string]int{}
 	for _, d := range l.deeds {
-		rev, made := there[loadPrefix+d.name]
-		pairRev, paired := there[pairPrefix+d.name]
-		delete(there, loadPrefix+d.name)
-		delete(there, pairPrefix+d.name)
-		if rev != pairRev || made != paired {
-			t.Errorf("half of %s is there: revisions %d and %d", d.name, rev, pairRev)
-		}
-		switch {
-		case d.err == nil:
-			counts["applied"]++
-			k, dies := killer[d.name]
-			_, killed := there[loadPrefix+k.name]
-			switch {
-			case made && rev != d.rev:
-				t.Errorf("%s was acknowledged at %d, and is at %d", d.name, d.rev, rev)
-			case !made && (!dies || never(k.err) || k.err != nil && !killed):
-				t.Errorf("%s was acknowledged at %d, and is not there", d.name, d.rev)
-			case made && dies && (k.err == nil || killed):
-				t.Errorf("%s is there, and was deleted together with the making of %s: %v", d.name, k.name, k.err)
-			}
-		case errors.Is(d.err, store.ErrUnknown):
-			counts["of unknown outcome"]++
-		case never(d.err):
-			counts["surely not applied"]++
-			if made {
-				t.Errorf("%s is there, and was said to be surely not applied: %v", d.name, d.err)
-			}
-		default:
-			t.Errorf("%s: %v", d.name, d.err)
+		counts[d.outcome()]++
+		if wrong := d.wrong(there, killers); wrong != "" {
+			t.Errorf("%s: %s; its outcome: %v", d.name, wrong, d.err)
 		}
 	}
 	for name := range there {
-		if strings.HasPrefix(name, loadPrefix) || strings.HasPrefix(name, pairPrefix) {
+		if !known[name] && (strings.HasPrefix(name, loadPrefix) || strings.HasPrefix(name, pairPrefix)) {
 			t.Errorf("%s is there, and nobody made it", name)
 		}
 	}
 	t.Logf("load: %v", counts)
+}
+
+func (d deed) outcome() string {
+	switch {
+	case d.err == nil:
+		return "applied"
+	case never(d.err):
+		return "surely not applied"
+	case errors.Is(d.err, store.ErrUnknown):
+		return "of unknown outcome"
+	}
+	return "of no outcome that there is"
+}
+
+// wrong is what does not fit between what a writer heard and what is there. Only what was acknowledged is ever taken away again.
+func (d deed) wrong(there map[string]store.Rev, killers map[string]deed) string {
+	rev, made := there[loadPrefix+d.name]
+	pairRev, paired := there[pairPrefix+d.name]
+	killer, dies := killers[d.name]
+	if dies && killer.err != nil { // it was taken away if the killer's own key came
+		_, dies = there[loadPrefix+killer.name]
+	}
+	switch {
+	case rev != pairRev || made != paired:
+		return fmt.Sprintf("half of it is there, at revisions %d and %d", rev, pairRev)
+	case d.err == nil && made && rev != d.rev:
+		return fmt.Sprintf("acknowledged at %d, and it is at %d", d.rev, rev)
+	case d.err == nil && !made && !dies:
+		return fmt.Sprintf("acknowledged at %d, and it is not there", d.rev)
+	case d.err == nil && made && dies:
+		return fmt.Sprintf("it is there, and was taken away in one transaction with the making of %s (%v)", killer.name, killer.err)
+	case never(d.err) && made:
+		return "it is there, and was said to be surely not applied"
+	case d.err != nil && !never(d.err) && !errors.Is(d.err, store.ErrUnknown):
+		return "no outcome that there is"
+	}
+	return ""
 }
 
 // never tells that a transaction was surely not applied.
