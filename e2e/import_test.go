@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,8 +143,9 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 	// Given two Docker hosts that share networks through etcd, and a weft cluster beside them
 	c := newCluster(t, 2, lab.Embedded{})
 	node := oldEtcd(c)
-	from := fmt.Sprintf("etcd2://%s:2379", node.Addr)
-	d1, d2 := newDockerd(c, "dock1", "etcd://"+node.Addr.String()+":2379"), newDockerd(c, "dock2", "etcd://"+node.Addr.String()+":2379")
+	url := node.Addr.String() + ":2379"
+	from := "etcd2://" + url
+	d1, d2 := newDockerd(c, "dock1", "etcd://"+url), newDockerd(c, "dock2", "etcd://"+url)
 	d1.launch()
 	d2.launch()
 	c.start()
@@ -153,30 +155,16 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 	}
 	fillDocker(d1, d2)
 	if *updateTrees {
-		raw, err := fetch(node, fmt.Sprintf("http://%s:2379/v2/keys/docker?recursive=true", node.Addr))
+		raw, err := fetch(node, "http://"+url+"/v2/keys/docker?recursive=true")
 		must(t, err)
 		writeTree(t, "etcd2.json", raw)
 	}
-	want := map[string]old{}
+	var want []old
 	for _, name := range []string{"web", "plain", "two", "back", "fixed"} {
-		want[name] = d1.inspect(name)
+		want = append(want, d1.inspect(name))
 	}
 	a, b := c.hosts[0], c.hosts[1]
-
-	// When the plan is asked for, or the question is answered with no, then nothing is made
-	plan := a.imports(from, "--dry-run")
-	for _, words := range []string{"web       10.50.0.0/24      256       3           create\n", "secret: skipped: it is encrypted", "two: subnet 10.61.0.0/24 had VNI", "six: IPv6 subnet fd00:80::/64 is left out"} {
-		if !strings.Contains(plan, words) {
-			t.Errorf("the plan has no %q:\n%s", words, plan)
-		}
-	}
-	r := a.on("n\n", "import", "docker", "--from", from)
-	if r.Code != 0 || !strings.Contains(r.Stdout, "Create 7 networks and keep 8 addresses? [y/N]") {
-		t.Errorf("declined: exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
-	}
-	if got := a.weft("network", "ls", "-q", "-f", "driver=overlay"); got != "" {
-		t.Errorf("networks after a plan: %s", got)
-	}
+	nothingIsMadeOfAPlan(a, from)
 
 	// When it is imported, then the networks are Docker's
 	if out := a.imports(from, "--yes"); !strings.Contains(out, "Created 7 networks, kept 8 addresses.") {
@@ -189,29 +177,60 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 		t.Errorf("VNI %d, want 7000", v)
 	}
 
-	// And each address is its name's, on any host, and nobody else's
+	// And Docker is not needed any more
 	d1.kill()
 	d2.kill()
+	keptAddressesAreTheirNames(c, a, b)
+	whatIsKeptCanBeReleased(b, from, d1.node.Addr, d2.node.Addr)
+	wrongSourcesAreNamed(a, url)
+}
+
+// nothingIsMadeOfAPlan: neither when only that is asked for, nor when the question is answered with no.
+func nothingIsMadeOfAPlan(a *host, from string) {
+	t := a.c.t
+	t.Helper()
+	plan := a.imports(from, "--dry-run")
+	for _, words := range []string{
+		"web       10.50.0.0/24      256       3           create\n", "secret: skipped: it is encrypted", "two: subnet 10.61.0.0/24 had VNI", "six: IPv6 subnet fd00:80::/64 is left out",
+	} {
+		if !strings.Contains(plan, words) {
+			t.Errorf("the plan has no %q:\n%s", words, plan)
+		}
+	}
+	r := a.on("n\n", "import", "docker", "--from", from)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "Create 7 networks and keep 8 addresses? [y/N]") {
+		t.Errorf("declined: exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if got := a.weft("network", "ls", "-q", "-f", "driver=overlay"); got != "" {
+		t.Errorf("networks after a plan: %s", got)
+	}
+}
+
+// keptAddressesAreTheirNames on any host, and nobody else's.
+func keptAddressesAreTheirNames(c *cluster, a, b *host) {
+	c.t.Helper()
 	b.refuses(125, "10.50.0.10 belongs to web1, for which it is kept", "run", "-d", "--name", "other", "--network", "web", "--ip", "10.50.0.10", "--", "sleep", forever)
 	web1, web2, two2 := b.box("web1", "web"), a.box("web2", "web"), b.box("two2", "two")
 	for _, k := range []struct {
-		box          *box
-		network      string
-		wantIP, want string
+		box              *box
+		network, ip, mac string
 	}{{web1, "web", "10.50.0.10", "02:42:0a:32:00:0a"}, {web2, "web", "10.50.0.128", "02:42:0a:32:00:99"}, {two2, "two", "10.61.0.9", "02:42:0a:3d:00:09"}} {
-		if got := k.box.view().NetworkSettings.Networks[k.network]; got.IPAddress != k.wantIP || got.MacAddress != k.want {
-			t.Errorf("%s has %s, %s; want %s, %s", k.box.name, got.IPAddress, got.MacAddress, k.wantIP, k.want)
+		if got := k.box.view().NetworkSettings.Networks[k.network]; got.IPAddress != k.ip || got.MacAddress != k.mac {
+			c.t.Errorf("%s has %s, %s; want %s, %s", k.box.name, got.IPAddress, got.MacAddress, k.ip, k.mac)
 		}
 	}
 	if ip := a.box("other", "web").addr("web"); ip != "10.50.0.130" { // .129 is web3's
-		t.Errorf("another name got %s", ip)
+		c.t.Errorf("another name got %s", ip)
 	}
 	echo(c, web1.netns, "10.50.0.10")
 	conn, err := web2.dial("tcp", "10.50.0.10:"+echoPort, soon)
-	must(t, err)
-	must(t, conn.Close())
+	must(c.t, err)
+	must(c.t, conn.Close())
+}
 
-	// And a second import finds everything there
+func whatIsKeptCanBeReleased(b *host, from string, dock1, dock2 netip.Addr) {
+	t := b.c.t
+	t.Helper()
 	if out := b.imports(from, "-y"); !strings.Contains(out, "There is nothing left to import.") {
 		t.Errorf("second import: %s", out)
 	}
@@ -220,20 +239,22 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 		t.Errorf("released %q", got)
 	}
 	b.weft("network", "rm", "fixed")
-	if got := b.weft("import", "ls", "--format", "{{.Network}} {{.Name}} {{.Address}} {{.Host}}"); got != fmt.Sprintf(
-		"back web1 10.70.0.2 %[1]s\nsix six1 10.80.0.2 %[1]s\ntwo two1 10.60.0.2 %[1]s\nweb web3 10.50.0.129 %[2]s", d1.node.Addr, d2.node.Addr) {
+	want := fmt.Sprintf("back web1 10.70.0.2 %[1]s\nsix six1 10.80.0.2 %[1]s\ntwo two1 10.60.0.2 %[1]s\nweb web3 10.50.0.129 %[2]s", dock1, dock2)
+	if got := b.weft("import", "ls", "--format", "{{.Network}} {{.Name}} {{.Address}} {{.Host}}"); got != want {
 		t.Errorf("kept: %s", got)
 	}
+}
 
-	// And what cannot be is said in plain words
-	for _, k := range []struct{ from, words string }{
-		{"etcd" + strings.TrimPrefix(from, "etcd2"), "write etcd2://"},
-		{from + "/prod", "Docker's networks are at " + from},
-		{"consul://" + node.Addr.String() + ":2379", "does not answer as Consul does"},
-		{"etcd2://" + node.Addr.String() + ":1", "cannot be reached"},
+func wrongSourcesAreNamed(a *host, url string) {
+	a.c.t.Helper()
+	for from, words := range map[string]string{
+		"etcd://" + url:            "write etcd2://" + url,
+		"etcd2://" + url + "/prod": "Docker's networks are at etcd2://" + url,
+		"consul://" + url:          "does not answer as Consul does",
+		"etcd2://192.0.2.2:1":      "cannot be reached",
 	} {
-		if r := a.on("", "import", "docker", "--from", k.from, "-y"); r.Code != 1 || !strings.Contains(r.Stderr, k.words) {
-			t.Errorf("from %s: exit %d: %s", k.from, r.Code, r.Stderr)
+		if r := a.on("", "import", "docker", "--from", from, "-y"); r.Code != 1 || !strings.Contains(r.Stderr, words) {
+			a.c.t.Errorf("from %s: exit %d: %s", from, r.Code, r.Stderr)
 		}
 	}
 }

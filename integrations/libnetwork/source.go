@@ -38,7 +38,7 @@ func ParseSource(raw string, opts map[string]string) (Source, error) {
 	case !ok:
 		return s, fmt.Errorf("%q is no URL of a store: supported are %s", raw, supported)
 	case scheme == "etcd":
-		return s, fmt.Errorf("Docker kept its networks in etcd's v2 API, which is apart from what etcd:// means elsewhere in weft: write etcd2://%s", rest) //nolint:staticcheck // a name
+		return s, fmt.Errorf("etcd:// is etcd's v3 API, and Docker kept its networks in the v2 API, which is apart from it: write etcd2://%s", rest)
 	case defaultPorts[scheme] == "":
 		return s, fmt.Errorf("unknown scheme %q of the old store: supported are %s", scheme, supported)
 	}

@@ -49,7 +49,7 @@ func TestASourceThatIsNone(t *testing.T) {
 		words string
 	}{
 		{"h1:2379", nil, "is no URL"},
-		{"etcd://h1:2379/p", nil, "Docker kept its networks in etcd's v2 API, which is apart from what etcd:// means elsewhere in weft: write etcd2://h1:2379/p"},
+		{"etcd://h1:2379/p", nil, "Docker kept its networks in the v2 API, which is apart from it: write etcd2://h1:2379/p"},
 		{"boltdb://x", nil, `unknown scheme "boltdb"`},
 		{"etcd2://", nil, "is not HOST:PORT"},
 		{"etcd2://h1,", nil, "is not HOST:PORT"},
