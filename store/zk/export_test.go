@@ -3,6 +3,7 @@ package zk
 import (
 	"context"
 	"errors"
+	"time"
 
 	zookeeper "github.com/go-zookeeper/zk"
 )
@@ -18,16 +19,67 @@ func (s *Store) Forget(ctx context.Context) error {
 		return err
 	}
 	for _, leaf := range n.names {
-		names, err := l.children(ctx, s.root+"/"+leaf+logDir)
+		dir := s.root + "/" + leaf + logDir
+		entries, err := l.children(ctx, dir)
+		if err == nil {
+			err = deleteAll(ctx, l, dir, entries.names)
+		}
 		if err != nil && !errors.Is(err, zookeeper.ErrNoNode) {
 			return err
 		}
-		for _, name := range names.names {
-			err := l.do(ctx, func() error { return l.conn.Delete(s.root+"/"+leaf+logDir+"/"+name, -1) })
-			if err != nil && !errors.Is(err, zookeeper.ErrNoNode) {
-				return err
-			}
-		}
 	}
 	return nil
+}
+
+// Trim trims a partition's journal.
+func (s *Store) Trim(ctx context.Context, partition string, keep int, age time.Duration) error {
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return err
+	}
+	return trim(ctx, l, s.dir(partition)+logDir, keep, age)
+}
+
+// Sweep empties the journals of partitions that were at rest for so long.
+func (s *Store) Sweep(ctx context.Context, idle time.Duration) error {
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return err
+	}
+	return s.sweep(ctx, l, idle)
+}
+
+// Entries are the numbers of entries in a partition's journal: those that there are, and those that there ever were.
+func (s *Store) Entries(ctx context.Context, partition string) (have, ever int, err error) {
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	dir, err := l.stat(ctx, s.dir(partition)+logDir)
+	if err != nil {
+		return 0, 0, err
+	}
+	head, err := l.stat(ctx, s.head(partition))
+	return int(dir.NumChildren), int(head.Version), err
+}
+
+// Limits of journals.
+const (
+	KeepEntries = keepEntries
+	TrimEvery   = trimEvery
+)
+
+// HeadPath is where a partition's journal has its head.
+func (s *Store) HeadPath(partition string) string { return s.head(partition) }
+
+// RootPath is the node that holds everything.
+func (s *Store) RootPath() string { return s.root }
+
+// Break ends the data connection as a network would.
+func (s *Store) Break(ctx context.Context) error {
+	l, err := s.data.link(ctx)
+	if err == nil {
+		l.fail()
+	}
+	return err
 }

@@ -5,26 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
-	"sort"
-	"strconv"
-	"strings"
-	"time"
-
-	"github.com/go-zookeeper/zk"
 
 	"weft/store"
-)
-
-// A journal keeps the newest entries: some number of them whatever their age, younger ones beyond it, but never more than most. A watch that
-// is away for less than the age goes on where it was.
-const (
-	keepEntries = 512
-	keepFor     = 30 * time.Second
-	mostEntries = 16 << 10
-	trimEvery   = 256 // entries; whoever makes such a one trims, so that it does not matter if the last one who should have did not
-	trimBatch   = 128 // deletes in one multi
-	trimTimeout = time.Minute
 )
 
 // inHead is the size up to which the newest entry stands in the head, too: a watch that is not behind reads nothing else.
@@ -131,77 +113,4 @@ func (s *Store) entryAt(ctx context.Context, l *link, partition string, n int64)
 		return record{}, 0, fmt.Errorf("%s: %w", s.entry(partition, n), err)
 	}
 	return r, store.Rev(x.stat.Czxid), nil
-}
-
-// trimAfter trims the journals of which the transaction wrote every so manieth entry.
-func (s *Store) trimAfter(m *multi, rs []zk.MultiResponse) {
-	for p, i := range m.entries {
-		if n, err := entryNumber(rs[i].String); err != nil || n%trimEvery != trimEvery-1 {
-			continue
-		}
-		s.mu.Lock()
-		busy := s.trimming[p]
-		s.trimming[p] = true
-		s.mu.Unlock()
-		if busy {
-			continue
-		}
-		s.start(func() { s.trimNow(p) }, func() {})
-	}
-}
-
-func entryNumber(path string) (int64, error) {
-	return strconv.ParseInt(path[strings.LastIndexByte(path, '-')+1:], 10, 64)
-}
-
-// trimNow trims one journal. If it cannot, the next one who trims will do more.
-func (s *Store) trimNow(partition string) {
-	ctx, cancel := context.WithTimeout(s.ctx, trimTimeout)
-	defer cancel()
-	if l, err := s.data.link(ctx); err == nil {
-		_ = s.trim(ctx, l, partition, keepEntries, keepFor)
-	}
-	s.mu.Lock()
-	delete(s.trimming, partition)
-	s.mu.Unlock()
-}
-
-// trim deletes all entries but the newest, and those that are younger than the newest one by less than the age. Time is the servers'.
-func (s *Store) trim(ctx context.Context, l *link, partition string, keep int, age time.Duration) error {
-	dir := s.dir(partition) + logDir
-	n, err := l.children(ctx, dir)
-	if err != nil || len(n.names) <= keep {
-		return err
-	}
-	slices.Sort(n.names)
-	made := func(i int) (int64, error) {
-		st, err := l.stat(ctx, dir+"/"+n.names[i])
-		if err != nil || st == nil {
-			return 0, err // who is gone is old
-		}
-		return st.Ctime, nil
-	}
-	newest, err := made(len(n.names) - 1)
-	if err != nil {
-		return err
-	}
-	old := sort.Search(len(n.names)-keep, func(i int) bool {
-		t, e := made(i)
-		err = errors.Join(err, e)
-		return newest-t < age.Milliseconds()
-	})
-	if err != nil {
-		return err
-	}
-	old = max(old, len(n.names)-mostEntries)
-	for names := range slices.Chunk(n.names[:old], trimBatch) {
-		m := &multi{}
-		for _, name := range names {
-			m.del(dir+"/"+name, -1)
-		}
-		if _, err := l.multi(ctx, m.ops...); err != nil {
-			return err
-		}
-	}
-	return nil
 }

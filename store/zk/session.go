@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // A server ends sessions in steps of its tick, and followers tell the leader of a client's pings half a tick late. The tick is not told; by
-// default it is 2 s, and half of the shortest session that a server grants.
+// default it is 2 s, and half of the shortest session that a server grants: the data connection asks for one of two such ticks.
 const defaultTick = 2 * time.Second
 
 // minRenewal is the shortest time that a renewal is given.
@@ -29,6 +30,7 @@ type session struct {
 	rev   store.Rev
 	ttl   time.Duration
 	every time.Duration // between renewals
+	late  time.Duration // how long after its end a server may notice
 	done  chan struct{}
 	stop  context.CancelFunc
 	ended sync.WaitGroup
@@ -54,6 +56,8 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 		return nil, s.readError(nil, "open a session", err)
 	}
 	x := &session{s: s, key: cfg.Key, id: l.wire.grant.id, ttl: l.wire.grant.ttl, every: cfg.Renewal(l.wire.grant.ttl), done: make(chan struct{})}
+	tick := max(defaultTick, data.wire.grant.ttl/2)
+	x.late = tick + tick/2
 	asked, err := x.hold(ctx, l, cfg.Value, resumed)
 	if err != nil {
 		s.drop(l, !resumed) // an outcome that is unknown ends with the session
@@ -156,6 +160,7 @@ func (x *session) holder(ctx context.Context, l *link) (fact, uint64, error) {
 func (x *session) run(ctx context.Context, l *link, last time.Time) {
 	defer close(x.done)
 	r := newRounds(x.s.cfg.Endpoints)
+	r.at = max(slices.Index(r.endpoints, l.endpoint), 0) // the next one is another
 	for gone := false; !gone; {
 		left, cancel := context.WithDeadline(ctx, last.Add(x.ttl))
 		began := time.Now()
@@ -199,6 +204,8 @@ func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone boo
 		held, err := x.held(call, l)
 		cancel()
 		switch {
+		case err != nil && l.wire.quiet() > x.ttl/3:
+			return false // another server may answer
 		case err != nil:
 			next.Reset(jitter(x.ttl / 10))
 		case !held:
@@ -234,8 +241,7 @@ func (x *session) ID() string            { return x.id.String() }
 func (x *session) Alive() store.Cond     { return store.Cond{Key: x.key, Rev: x.rev} }
 func (x *session) TTL() time.Duration    { return x.ttl }
 func (x *session) Done() <-chan struct{} { return x.done }
-
-func (x *session) Bound() time.Duration { return x.ttl + defaultTick + defaultTick/2 }
+func (x *session) Bound() time.Duration  { return x.ttl + x.late }
 
 // Close deletes the key at once; the ZooKeeper session, which holds nothing then, ends by itself.
 func (x *session) Close(ctx context.Context) error {

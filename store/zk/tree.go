@@ -72,12 +72,9 @@ func (s *Store) history(ctx context.Context, l *link) (string, error) {
 
 // makeRoot makes the tree, with partitions.
 func (s *Store) makeRoot(ctx context.Context, l *link, partitions ...string) error {
-	for i := 1; i < len(s.root); i++ {
-		if s.root[i] == '/' {
-			if err := exists(l.create(ctx, s.root[:i], nil)); err != nil && !errors.Is(err, zk.ErrNoAuth) {
-				return err // a parent that is there need not be ours
-			}
-		}
+	denied := s.makeParents(ctx, l)
+	if denied != nil && !errors.Is(denied, zk.ErrNoAuth) {
+		return denied
 	}
 	m := &multi{l: l}
 	m.create(s.root, []byte(newMark()), 0)
@@ -86,13 +83,14 @@ func (s *Store) makeRoot(ctx context.Context, l *link, partitions ...string) err
 		s.partition(m, p)
 	}
 	_, err := l.multi(ctx, m.ops...)
+	if errors.Is(err, zk.ErrNoNode) && denied != nil {
+		return denied
+	}
 	if !errors.Is(err, zk.ErrNodeExists) {
 		return err
 	}
 	// An administrator made the root, or another client the tree.
-	m = &multi{l: l}
-	m.create(s.revNode(), nil, 0)
-	if _, err := l.multi(ctx, m.ops...); exists(err) != nil {
+	if err := exists(l.create(ctx, s.revNode(), nil)); err != nil {
 		return err
 	}
 	for _, p := range partitions {
@@ -101,4 +99,19 @@ func (s *Store) makeRoot(ctx context.Context, l *link, partitions ...string) err
 		}
 	}
 	return nil
+}
+
+// makeParents makes what is above the root. Those that are there need not be ours.
+func (s *Store) makeParents(ctx context.Context, l *link) (denied error) {
+	for i := 1; i < len(s.root); i++ {
+		if s.root[i] != '/' {
+			continue
+		}
+		err := exists(l.create(ctx, s.root[:i], nil))
+		if err != nil && !errors.Is(err, zk.ErrNoAuth) {
+			return err
+		}
+		denied = errors.Join(denied, err)
+	}
+	return denied
 }
