@@ -42,12 +42,19 @@ func command(run func(context.Context, agent.Config) error) *cobra.Command {
 		Long: `weftd is the agent of one host. Without any option it keeps the cluster's records in an etcd of its own, and works.
 
 Every option is also a key of ` + defaultConfig + ` (without the dashes in front) and an environment variable
-(--cluster-store is WEFT_CLUSTER_STORE). An option wins over a variable, a variable over the file.`,
+(--cluster-store is WEFT_CLUSTER_STORE). An option wins over a variable, a variable over the file.
+
+` + storeHelp,
 		Example: `  # the first host, whose embedded etcd serves the others (not authenticated: on a trusted network only)
   weftd --cluster-advertise eth0 --embedded-listen 10.0.0.1:2379
 
   # every other host
-  weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft`,
+  weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft
+
+  # a store of three servers, with TLS and a user
+  weftd --cluster-advertise eth0 --cluster-store etcd://h1,h2,h3/weft \
+      --cluster-store-opt kv.cacertfile=/etc/weft/ca.pem,kv.certfile=/etc/weft/cert.pem,kv.keyfile=/etc/weft/key.pem \
+      --cluster-store-opt kv.user=weft,kv.passwordfile=/etc/weft/password`,
 		Args:              noArgs,
 		Version:           about.Version,
 		SilenceErrors:     true,
@@ -78,8 +85,8 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (f *flags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&f.config, "config", defaultConfig, "file with options")
-	fs.StringVar(&f.store, "cluster-store", "embedded", "where the cluster's records are: etcd://HOST:PORT[,HOST:PORT…][/PREFIX] or embedded")
-	fs.StringArrayVar(&f.storeOpts, "cluster-store-opt", nil, "KEY=VALUE: kv.cacertfile, kv.certfile, kv.keyfile, kv.path, kv.user, kv.passwordfile, discovery.heartbeat, discovery.ttl")
+	fs.StringVar(&f.store, "cluster-store", "embedded", "where the cluster's records are: etcd://, consul:// or zk://HOST[:PORT][,HOST[:PORT]…][/PREFIX], or embedded")
+	fs.StringArrayVar(&f.storeOpts, "cluster-store-opt", nil, "KEY=VALUE[,KEY=VALUE…] for the store, see above; may be repeated")
 	fs.StringVar(&f.advertise, "cluster-advertise", "", "INTERFACE[:PORT] or ADDRESS[:PORT] that the other hosts reach this one at (default: of the default route)")
 	fs.StringVar(&f.dataAddr, "data-addr", "", "address or interface for the tunnels (default: the advertised address)")
 	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/weft", "what must outlive a reboot")

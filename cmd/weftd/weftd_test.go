@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"weft/agent"
+	"weft/store/open"
 	"weft/store/record"
 )
 
@@ -217,12 +218,25 @@ func TestHelpHasAnExampleAndEveryOption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{
+	for _, want := range append(open.Names(),
 		"Examples:", "weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft", "/etc/weft/weftd.yaml", "WEFT_CLUSTER_STORE", "--cluster-store-opt",
-		"--cluster-advertise", "--data-addr", "--state-dir", "--run-dir", "--host", "--vxlan-port", "--embedded-listen", "--default-addr-pool", "--name", "--log-level", "--version",
-	} {
+		"--cluster-advertise", "--data-addr", "--state-dir", "--run-dir", "--host", "--vxlan-port", "--embedded-listen", "--default-addr-pool", "--name", "--log-level", "--version", "etcd://", "consul://", "zk://",
+	) {
 		if !strings.Contains(out, want) {
 			t.Errorf("the help has no %q", want)
+		}
+	}
+}
+
+// The manual has what the program has.
+func TestTheManualHasEveryOption(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range open.Names() {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("the manual has no %s", name)
 		}
 	}
 }
@@ -248,6 +262,9 @@ func TestTheProgramSaysWhatIsWrongAndEnds(t *testing.T) {
 		"password and comma":  {[]string{"--cluster-store=etcd://h:1", "--cluster-store-opt=kv.password=a," + secret}, "--cluster-store-opt kv.password…"},
 		"password twice":      {[]string{"--cluster-store-opt=kv.password=a,kv.password=" + secret}, "kv.password is given twice"},
 		"log level":           {[]string{"--log-level=loud"}, "--log-level loud"},
+		"user and token":      {[]string{"--cluster-store=consul://h", "--cluster-store-opt=kv.user=x"}, "Consul has no users"},
+		"token in the URL":    {[]string{"--cluster-store=consul://" + secret + "@h"}, "kv.tokenfile"},
+		"half of TLS":         {[]string{"--cluster-store=zk://h", "--cluster-store-opt=kv.keyfile=/x"}, "go together"},
 		"port 0":              {[]string{"--vxlan-port=0"}, "--vxlan-port 0"},
 		"listen without etcd": {[]string{"--cluster-store=etcd://h:1", "--embedded-listen=192.0.2.1:1"}, "--embedded-listen is for --cluster-store=embedded only"},
 	} {
