@@ -32,6 +32,7 @@ type session struct {
 	rev   store.Rev
 	ttl   time.Duration
 	every time.Duration // between renewals
+	asked time.Time     // before the lease was granted or taken over: its time runs from then on at the earliest
 	done  chan struct{}
 	stop  context.CancelFunc
 	ended sync.WaitGroup
@@ -50,12 +51,14 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	}
 	ctx, free := s.seat.hold(ctx)
 	defer free()
+	asked := time.Now()
 	lease, ttl, err := s.takeOver(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	granted := lease == 0
 	if granted {
+		asked = time.Now()
 		g, err := s.cli.Grant(ctx, int64((max(cfg.TTL, minTTL)+time.Second-1)/time.Second))
 		if err != nil {
 			return nil, s.readError("open a session", err)
@@ -74,7 +77,7 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	case !r.Succeeded:
 		return nil, errors.Join(conflictOf(cfg.Key, r), s.revoke(ctx, lease, granted))
 	}
-	x := &session{s: s, key: cfg.Key, lease: lease, rev: store.Rev(r.Header.Revision), ttl: ttl, every: cfg.Renewal(ttl), done: make(chan struct{})}
+	x := &session{s: s, key: cfg.Key, lease: lease, rev: store.Rev(r.Header.Revision), ttl: ttl, every: cfg.Renewal(ttl), asked: asked, done: make(chan struct{})}
 	renew, stop := context.WithCancel(s.ctx)
 	x.stop = stop
 	x.ended.Add(1)
@@ -139,8 +142,8 @@ func (s *Store) revoke(ctx context.Context, lease clientv3.LeaseID, ours bool) e
 // renew keeps the lease alive. Done is closed one TTL after the last renewal that was answered, counted from when it was sent.
 func (x *session) renew(ctx context.Context) {
 	defer close(x.done)
-	last := time.Now()
-	t := time.NewTimer(x.every)
+	last := x.asked
+	t := time.NewTimer(time.Until(last.Add(x.every)))
 	defer t.Stop()
 	for {
 		select {
