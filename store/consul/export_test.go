@@ -23,7 +23,7 @@ func Forget(ctx context.Context, s store.Store, partition string) error {
 	if err != nil {
 		return err
 	}
-	if err := x.trim(ctx, shard, all[:max(len(all)-1, 0)]); err != nil {
+	if _, err := x.trim(ctx, shard, all[:max(len(all)-1, 0)]); err != nil {
 		return err
 	}
 	_, failed, err := x.apply(ctx, api.TxnOps{
@@ -43,6 +43,6 @@ func History(ctx context.Context, s store.Store, partition string) (journal, arc
 	if err != nil {
 		return 0, 0, err
 	}
-	all, err := x.readAll(ctx, shardOf(partition))
+	all, err := x.history(ctx, shardOf(partition), 0)
 	return len(tail), len(all) - len(tail), err
 }

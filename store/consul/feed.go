@@ -35,6 +35,7 @@ type feed struct {
 	shard string
 	users int // guarded by feeds.mu
 	stop  context.CancelFunc
+	delay time.Duration // before it trims, at most; of the one that trims
 
 	mu      sync.Mutex // guards what follows
 	newest  *page
@@ -57,7 +58,7 @@ func (fs *feeds) join(shard string) *feed {
 		f.users++
 		return f
 	}
-	f := &feed{s: fs.s, shard: shard, users: 1, changed: make(chan struct{})}
+	f := &feed{s: fs.s, shard: shard, users: 1, delay: 4 * minDelay, changed: make(chan struct{})}
 	ctx, stop := context.WithCancel(fs.s.ctx)
 	if !fs.s.start(func() { f.run(ctx) }) {
 		stop()

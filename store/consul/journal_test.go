@@ -93,7 +93,7 @@ func TestTheLargestTransactionFits(t *testing.T) {
 			if n == 0 {
 				t.Fatalf("%s: nothing moves", name)
 			}
-			p := s.moving(store.Meta, rest[:n], slices.Repeat([]string{strings.Repeat("k", 300)}, dropMost))
+			p := s.moving(store.Meta, rest[:n], slices.Repeat([]segment{{name: strings.Repeat("k", 300)}}, dropMost))
 			if n := requestSize(t, p); n > requestLimit || len(p.ops) > 128 {
 				t.Errorf("%s: %d operations of %d bytes", name, len(p.ops), n)
 			}

@@ -33,6 +33,7 @@ func (s *Store) path(k store.Key) string { return s.dir(k.Partition) + escape(k.
 
 // What is not in any shard begins with a tilde, as no shard's name does.
 func (s *Store) archive(shard string) string { return s.prefix + "~old/" + shard + "/" }
+func (s *Store) mark(shard string) string    { return s.prefix + "~new/" + shard }
 func (s *Store) idKey() string               { return s.prefix + "~id" }
 
 const hexDigits = "0123456789ABCDEF"

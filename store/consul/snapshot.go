@@ -85,7 +85,7 @@ func (s *Store) identify(ctx context.Context) error {
 	if s.identified.Load() {
 		return nil
 	}
-	id, err := s.history(ctx)
+	id, err := s.id(ctx)
 	if err != nil {
 		return s.readError("look for the store's ID", err)
 	}
@@ -99,8 +99,8 @@ func (s *Store) identify(ctx context.Context) error {
 	return nil
 }
 
-// history returns the ID, "" where there is none yet.
-func (s *Store) history(ctx context.Context) (string, error) {
+// id returns the ID of this history, "" where there is none yet.
+func (s *Store) id(ctx context.Context) (string, error) {
 	got, err := s.read(ctx, &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: s.idKey()})
 	if err != nil {
 		return "", err
@@ -114,7 +114,7 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 	defer cancel()
 	out := store.Status{Backend: "consul", Endpoints: s.link.endpoints}
 	begin := time.Now()
-	id, err := s.history(ctx)
+	id, err := s.id(ctx)
 	if err != nil {
 		return out, s.readError("ask for status", err)
 	}

@@ -129,7 +129,7 @@ func (w *watch) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*callTimeout)
 	defer cancel()
 	if w.behind && !w.lost {
-		all, err := w.s.readAll(ctx, shardOf(w.partition))
+		all, err := w.s.history(ctx, shardOf(w.partition), w.at.rev)
 		if err != nil {
 			return err
 		}
