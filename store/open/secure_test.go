@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -264,10 +265,44 @@ func (x *secured) refusals(t *testing.T) {
 			}
 		})
 	}
+	x.names(t)
 	t.Run("the name that it has", func(t *testing.T) {
 		s, _ := x.open(t, x.with("kv.servername", server.ServerName))
 		use(t, s)
 	})
+}
+
+// names are those in the URL, which the servers' certificates must have.
+func (x *secured) names(t *testing.T) {
+	_, port, err := net.SplitHostPort(x.c.Members[0].Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(t *testing.T, hosts ...string) store.Store {
+		t.Helper()
+		url := string(x.c.Kind) + "://" + strings.Join(hosts, ":"+port+",") + ":" + port + "/" + prefix
+		s, err := open.Open(url, x.opts, open.Options{Dial: func(ctx context.Context, network, _ string) (net.Conn, error) { // whatever the name
+			return (&net.Dialer{}).DialContext(ctx, network, x.c.Members[0].Endpoint)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return s
+	}
+	t.Run("right name in the URL", func(t *testing.T) { use(t, at(t, server.ServerName)) })
+	t.Run("wrong name in the URL", func(t *testing.T) {
+		s := at(t, "other.example")
+		if err := answer(t, func(ctx context.Context) error { return write(ctx, s) }); !errors.Is(err, store.ErrRefused) || !strings.Contains(err.Error(), "not for other.example") {
+			t.Errorf("%v, want it refused: the certificate is not for other.example", err)
+		}
+	})
+	t.Run("one right name of two", func(t *testing.T) { use(t, at(t, "other.example", server.ServerName)) })
+	t.Run("two right names", func(t *testing.T) { use(t, at(t, "localhost", server.ServerName)) })
 }
 
 func write(ctx context.Context, s store.Store) error {
