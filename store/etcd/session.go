@@ -139,10 +139,11 @@ func (s *Store) revoke(ctx context.Context, lease clientv3.LeaseID, ours bool) e
 	return nil
 }
 
-// renew keeps the lease alive. Done is closed one TTL after the last renewal that was answered, counted from when it was sent.
+// renew keeps the lease alive. Done is closed a little less than one TTL after the last renewal that was answered, counted from when it was
+// sent: who waits for it must hear of it before others hear that the key has gone.
 func (x *session) renew(ctx context.Context) {
 	defer close(x.done)
-	last := x.asked
+	last, life := x.asked, x.ttl-x.ttl/20
 	t := time.NewTimer(time.Until(last.Add(x.every)))
 	defer t.Stop()
 	for {
@@ -152,7 +153,7 @@ func (x *session) renew(ctx context.Context) {
 		case <-t.C:
 		}
 		sent := time.Now()
-		r, err := x.once(ctx, last.Add(x.ttl))
+		r, err := x.once(ctx, last.Add(life))
 		switch {
 		case err == nil && r.TTL > 0:
 			last = sent
@@ -162,7 +163,7 @@ func (x *session) renew(ctx context.Context) {
 			return
 		}
 		x.s.suspect(err)
-		left := x.ttl - time.Since(last)
+		left := life - time.Since(last)
 		if left <= 0 {
 			return
 		}
