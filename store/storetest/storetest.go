@@ -1,4 +1,5 @@
-// Package storetest is the conformance suite of package store: every back end passes all of it.
+// Package storetest is the conformance suite of package store: every back end passes all of it. Run takes clients of a store that is well;
+// RunFaults starts servers in network namespaces of its own, and breaks them, their data and their links.
 package storetest
 
 import (
