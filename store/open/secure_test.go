@@ -243,9 +243,6 @@ func (x *secured) refusals(t *testing.T) {
 		"no secret":                {x.with("kv.user", "", x.secretOpt(), ""), ""},
 		"no TLS":                   {x.with("kv.cacertfile", "", "kv.certfile", "", "kv.keyfile", ""), "TLS|HTTPS"},
 	} {
-		if name == "no TLS" && x.c.Kind == server.ZooKeeper {
-			continue // it ends the connection without a word, as it also does when it has no time
-		}
 		t.Run(name, func(t *testing.T) {
 			s, _ := x.open(t, tc.opts)
 			for what, call := range map[string]func(context.Context) error{

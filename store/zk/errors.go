@@ -45,7 +45,7 @@ func (s *Store) writeError(l *link, err error) error {
 
 // refused tells what the server, or we ourselves, would refuse again: no right to a node, no password, no certificate.
 func refused(err error) bool {
-	if errors.Is(err, zk.ErrNoAuth) || errors.Is(err, zk.ErrAuthFailed) || errors.Is(err, zk.ErrInvalidACL) || errors.Is(err, errNoPassword) {
+	if errors.Is(err, zk.ErrNoAuth) || errors.Is(err, zk.ErrAuthFailed) || errors.Is(err, zk.ErrInvalidACL) || errors.Is(err, errNoPassword) || errors.Is(err, errSpeaksTLS) || errors.Is(err, store.ErrRefused) {
 		return true
 	}
 	// TLS alerts have no type of their own: the server's are errors of this operation.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -120,7 +121,7 @@ func (l *link) login(ctx context.Context, s *Store) error {
 		if l.expired {
 			return zk.ErrSessionExpired
 		}
-		return l.wire.reason()
+		return s.turnedAway(ctx, l)
 	case <-ctx.Done():
 		return fmt.Errorf("%s accepts connections and does not answer; are TLS options missing or wrong?", l.endpoint)
 	}
@@ -134,6 +135,29 @@ func (l *link) login(ctx context.Context, s *Store) error {
 	}
 	l.secret, l.acl = secret, zk.DigestACL(zk.PermAll, s.cfg.User, secret)
 	return l.do(ctx, func() error { return l.conn.AddAuth("digest", []byte(s.cfg.User+":"+secret)) })
+}
+
+var errSpeaksTLS = errors.New("the server speaks TLS, and no TLS option is given")
+
+// turnedAway is why a server ended a connection before there was a session. One that speaks TLS does so without a word, as does one that is
+// on its way down: a greeting tells which.
+func (s *Store) turnedAway(ctx context.Context, l *link) error {
+	err := l.wire.reason()
+	if s.cfg.TLS != nil || !errors.Is(err, io.EOF) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, derr := s.cfg.Dial(ctx, "tcp", l.endpoint)
+	if derr != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	conf := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errSpeaksTLS }} // that ends it
+	if terr := tls.Client(c, conf).HandshakeContext(ctx); errors.Is(terr, errSpeaksTLS) {
+		return terr
+	}
+	return err
 }
 
 // alive returns when the connection is over, after it has ended it if the server is silent, or when ctx ends.
