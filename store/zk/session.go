@@ -51,16 +51,11 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	if err != nil {
 		return nil, err
 	}
-	l, resumed, err := s.openOrResume(ctx, data.endpoint, cfg)
-	if err != nil {
-		return nil, s.readError(nil, "open a session", err)
-	}
-	x := &session{s: s, key: cfg.Key, id: l.wire.grant.id, ttl: l.wire.grant.ttl, every: cfg.Renewal(l.wire.grant.ttl), done: make(chan struct{})}
+	x := &session{s: s, key: cfg.Key, done: make(chan struct{})}
 	tick := max(defaultTick, data.wire.grant.ttl/2)
 	x.late = tick + tick/2
-	asked, err := x.hold(ctx, l, cfg.Value, resumed)
+	l, asked, err := x.open(ctx, data.endpoint, cfg)
 	if err != nil {
-		s.drop(l, !resumed) // an outcome that is unknown ends with the session
 		return nil, err
 	}
 	s.mu.Lock()
@@ -78,6 +73,28 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 		l.end(false)
 	})
 	return x, nil
+}
+
+// open connects, and makes the key. A predecessor that is not as dead as one thought may take its session back, and does so less and less
+// often; once the key is another it gives up.
+func (x *session) open(ctx context.Context, endpoint string, cfg store.SessionConfig) (*link, time.Time, error) {
+	for {
+		l, resumed, err := x.s.openOrResume(ctx, endpoint, cfg)
+		if err != nil {
+			return nil, time.Time{}, x.s.readError(nil, "open a session", err)
+		}
+		x.id, x.ttl, x.every = l.wire.grant.id, l.wire.grant.ttl, cfg.Renewal(l.wire.grant.ttl)
+		asked, err := x.hold(ctx, l, cfg.Value, resumed)
+		if err == nil {
+			return l, asked, nil
+		}
+		taken := resumed && isClosed(l.down) && ctx.Err() == nil
+		x.s.drop(l, !resumed) // an outcome that is unknown ends with the session
+		if !taken {
+			return nil, time.Time{}, err
+		}
+		wait(ctx, jitter(lookAgain))
+	}
 }
 
 // openOrResume connects to the server that answers others already.

@@ -1,0 +1,129 @@
+package zk_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"weft/store"
+	"weft/store/storetest/server"
+	"weft/store/zk"
+)
+
+func clientTLS(t *testing.T, opts map[string]string) *tls.Config {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(opts["kv.certfile"], opts["kv.keyfile"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(opts["kv.cacertfile"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}}
+}
+
+// secret is a password that can be changed, as a file can.
+type secret struct {
+	mu    sync.Mutex
+	value string
+}
+
+func (s *secret) set(v string) { s.mu.Lock(); s.value = v; s.mu.Unlock() }
+func (s *secret) get() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.value, nil
+}
+
+// logged is a log that several goroutines write.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestASecureServer(t *testing.T) {
+	t.Parallel()
+	c, err := server.Start(t.Context(), server.Options{Kind: server.ZooKeeper, Dir: t.TempDir(), Secure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Stop() })
+	log := &logged{}
+	open := func(conf *tls.Config, password *secret) store.Store {
+		s, err := zk.New(zk.Config{
+			Endpoints: c.Endpoints(), Prefix: "a/b", TLS: conf, User: server.User, Password: password.get,
+			Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	known := clientTLS(t, c.StoreOpts())
+	right, wrong := &secret{value: server.Password}, &secret{value: "another-password-that-nobody-must-see"}
+	s := open(known, right)
+	rev := put(t, s, key("k"), "v")
+	if b := next(t, s.Watch(t.Context(), store.Meta)); b.Rev != rev {
+		t.Errorf("%+v", b)
+	}
+	x := session(t, s, "host", "")
+	x.Leave()
+	if y := session(t, s, "host", x.ID()); y.ID() != x.ID() {
+		t.Error("the session was not taken over")
+	} else if err := y.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for path, acls := range acls(t, bare(t, c), "/a") {
+		if len(acls) != 1 || acls[0].Scheme != "digest" || !strings.HasPrefix(acls[0].ID, server.User+":") {
+			t.Errorf("%s may be used by %+v", path, acls)
+		}
+	}
+
+	unknown := known.Clone()
+	unknown.Certificates = nil
+	impostor := open(known, wrong)
+	var told []string
+	for name, s := range map[string]store.Store{"no certificate": open(unknown, right), "wrong password": impostor} {
+		_, err := s.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(key("k"), nil)}})
+		_, err2 := s.Get(t.Context(), key("k"))
+		_, err3 := s.OpenSession(t.Context(), store.SessionConfig{Key: store.Key{Partition: store.Alive, Name: "other"}, TTL: 2 * time.Second})
+		for call, err := range map[string]error{"transaction": err, "get": err2, "session": err3} {
+			if told = append(told, err.Error()); !errors.Is(err, store.ErrRefused) {
+				t.Errorf("%s, %s: %v", name, call, err)
+			}
+		}
+	}
+	wrong.set(server.Password)
+	eventually(t, "the right password is not used", func() bool {
+		_, err := impostor.Get(t.Context(), key("k"))
+		return err == nil
+	})
+	for _, text := range append(told, log.String()) {
+		if strings.Contains(text, "nobody-must-see") {
+			t.Errorf("a secret was told: %s", text)
+		}
+	}
+}
