@@ -22,10 +22,10 @@ import (
 // moment, and moves if nobody else has. Who was faster is faster next time, and the others wait for longer, so that many clients do not do
 // one's work. A writer, of a cluster where perhaps nobody watches, looks once in many transactions.
 const (
-	keepEntries  = 8                     // in a journal at least
+	keepEntries  = 4                     // in a journal at least
 	keepFor      = 50 * time.Millisecond // and those that watches may not have read yet, as far as clocks agree
 	keepMost     = 512                   // and no more
-	trimStep     = 16                    // are moved together
+	trimStep     = 12                    // are moved together
 	minDelay     = 5 * time.Millisecond
 	maxDelay     = 2 * time.Second
 	trimEvery    = 256             // transactions of writers, by chance
@@ -33,6 +33,7 @@ const (
 	trimBytes    = 192 << 10       // and 512 KiB, in base64
 	archiveBytes = 4 << 20         // of a shard
 	archiveTime  = 2 * time.Minute // and no longer
+	dropEvery    = 8               // times that something is added to it
 	dropMost     = 20              // of its segments, in one transaction
 	readMost     = 100             // of them by name, in one transaction
 	trimTime     = 5 * time.Second
@@ -122,11 +123,14 @@ func (s *Store) trim(ctx context.Context, shard string, oldest []entry) (bool, e
 	if len(oldest) == 0 {
 		return false, nil
 	}
-	segments, err := s.segments(ctx, shard)
-	if err != nil {
-		return false, err
+	var old []segment
+	if rand.N(dropEvery) == 0 {
+		all, err := s.segments(ctx, shard)
+		if err != nil {
+			return false, err
+		}
+		old = outdated(all, time.Now())
 	}
-	old := outdated(segments, time.Now())
 	for len(oldest) > 0 {
 		n := portion(oldest)
 		_, failed, err := s.apply(ctx, s.moving(shard, oldest[:n], old).ops)
