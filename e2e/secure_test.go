@@ -57,6 +57,7 @@ func newVault(t *testing.T, kind server.Kind) (*vault, *host) {
 	v.tenant, err = v.server.Grant(within(t, patience), "weft", firstSecret)
 	must(t, err)
 	v.opts = v.server.StoreOpts()
+	v.opts["discovery.ttl"] = "3" // below Consul's floor
 	if kind != server.Consul {
 		v.opts["kv.user"] = server.TenantName
 	}
@@ -124,12 +125,16 @@ func (v *vault) ends(h *host, words ...string) {
 	v.hides("the output", r.Stdout+r.Stderr)
 }
 
-// with changes one option for a while.
-func (v *vault) with(opt, value string, do func()) {
+// with changes options for a while; one without a value is left out.
+func (v *vault) with(change map[string]string, do func()) {
 	old := v.opts
 	defer func() { v.opts = old }()
 	v.opts = maps.Clone(old)
-	v.opts[opt] = value
+	for k, value := range change {
+		if v.opts[k] = value; value == "" {
+			delete(v.opts, k)
+		}
+	}
 	do()
 }
 
@@ -151,6 +156,9 @@ func TestASecureStore(t *testing.T) {
 			h.weft("network", "create", "-d", "overlay", "web")
 			a := h.box("a", "web")
 			v.hidesAll(h)
+			if log := h.Log(100); strings.Contains(log, "grants no session as short as discovery.ttl") != (kind == server.Consul) {
+				t.Errorf("of the session's time to live it logs: %s", log)
+			}
 
 			v.rotate(h)
 			b := h.box("b", "web")
@@ -171,8 +179,11 @@ func (v *vault) refusedAtFirst(h *host) {
 	must(t, err)
 	otherCA := filepath.Join(v.dir, "other-ca")
 	must(t, os.WriteFile(otherCA, other.Cert, 0o600))
-	v.with("kv.cacertfile", otherCA, func() { v.ends(h, "certificate of the store's server is not trusted") })
-	v.with("kv.servername", "other.example", func() { v.ends(h, "not for other.example") })
+	v.with(map[string]string{"kv.cacertfile": otherCA}, func() { v.ends(h, "certificate of the store's server is not trusted") })
+	v.with(map[string]string{"kv.cacertfile": "", "kv.certfile": "", "kv.keyfile": ""}, func() {
+		v.ends(h, map[server.Kind]string{server.Etcd: "speaks TLS", server.Consul: "HTTPS server", server.ZooKeeper: "speaks TLS"}[v.server.Kind])
+	})
+	v.with(map[string]string{"kv.servername": "other.example"}, func() { v.ends(h, "not for other.example") })
 	r, err := h.Run(within(t, patience), "--cluster-store", strings.Replace(v.server.URL("weft"), "://", "://weft:"+firstSecret+"@", 1))
 	if err != nil || r.Code != 1 || !strings.Contains(r.Stderr, "must not hold a password") {
 		t.Errorf("with a password in the URL: %+v, %v", r, err)
