@@ -24,6 +24,7 @@ import (
 	"weft/store/follow"
 	"weft/store/local"
 	"weft/store/record"
+	"weft/store/relay"
 )
 
 // Agent is one host's agent.
@@ -33,7 +34,11 @@ type Agent struct {
 	clock     Clock
 	peers     Peers
 	journal   *journal.Journal
-	store     store.Store
+	store     store.Store // the relay
+	relay     *relay.Relay
+	placed    atomic.Pointer[place]
+	mover     *mover
+	migrating chan struct{} // size 1: held by the call that moves the records
 	kernel    *kernel.Kernel
 	runner    *sandbox.Host
 	dns       *dnssvc.Service
@@ -84,7 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), started: clock.Now(), troubles: map[string]error{}}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
 	err = a.live(ctx)
 	return errors.Join(err, k.Close())
 }
@@ -118,7 +123,7 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.recoverSandboxes(ctx); err != nil {
 		return err
 	}
-	closeStore, err := a.openStore(ctx)
+	closeStore, err := a.openStore(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -126,7 +131,7 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.wire(id); err != nil {
 		return err
 	}
-	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.cfg.storeName(), "vtep", a.underlay.vtep.String())
+	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.storeName(), "vtep", a.underlay.vtep.String())
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd is no error
 	return a.tend(ctx, func(ctx context.Context) error { return api.Serve(ctx, listener, a, a.log) })
 }
@@ -148,6 +153,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.member.run)
 	run(a.publisher.run)
 	run(a.loop.run)
+	run(a.mover.run)
 	run(a.keepPicture)
 	run(a.watchEnds)
 	run(a.reopenNames)

@@ -45,14 +45,15 @@ type memberConfig struct {
 	store    store.Store
 	registry *registry.Registry
 	journal  *journal.Journal
-	name     string // of the store, for errors
+	name     func() string // of the store, for errors
 	ttl      time.Duration
 	every    time.Duration  // between renewals
 	settings record.Cluster // what to make the cluster with if there is none
 	facts    func(context.Context) (record.Host, error)
 	picture  func() *record.Snapshot
-	rejoined func(context.Context) // after each joining: what the store must hear now
-	fatal    func(error)           // this agent must not go on
+	rejoined func(context.Context)       // after each joining: what the store must hear now
+	follow   func(context.Context) error // to where the records have moved
+	fatal    func(error)                 // this agent must not go on
 }
 
 // Times of the membership.
@@ -100,7 +101,7 @@ func (m *member) unreachable(why error) error {
 	if errors.Is(why, store.ErrRefused) {
 		return fmt.Errorf("%w: %s; networks and sandboxes that exist go on", errNoStore, m.reason(why))
 	}
-	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name, why)
+	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name(), why)
 }
 
 // errNoStore makes the API answer "unavailable".
@@ -174,7 +175,7 @@ func (m *member) run(ctx context.Context) {
 				return
 			}
 			if ctx.Err() == nil {
-				m.log.Warn("cannot join the cluster yet", "store", m.name, "error", err, "again_in", wait)
+				m.log.Warn("cannot join the cluster yet", "store", m.name(), "error", err, "again_in", wait)
 			}
 			m.set(nil, err)
 			select {
@@ -201,6 +202,9 @@ func (m *member) join(ctx context.Context) (store.Session, error) {
 	first, stop := context.WithTimeout(ctx, callTimeout)
 	defer stop()
 	if _, err := m.store.Status(first); err != nil {
+		return nil, err
+	}
+	if err := m.follow(first); err != nil {
 		return nil, err
 	}
 	if err := m.joinCluster(first); err != nil {
@@ -279,7 +283,7 @@ func (m *member) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.setIdentity(ctx, func(now *journal.Identity) { now.Cluster, now.Store = c.ID, m.name })
+	return m.setIdentity(ctx, func(now *journal.Identity) { now.Cluster, now.Store = c.ID, m.name() })
 }
 
 // setIdentity changes who this host is, on its disk first.
@@ -304,10 +308,7 @@ func (m *member) setIdentity(ctx context.Context, change func(*journal.Identity)
 // openSession takes the session of this agent's predecessor over where that was this very machine: a copy of the state directory (a cloned
 // machine) has another VTEP, and must meet the session as a stranger's.
 func (m *member) openSession(ctx context.Context, id journal.Identity, vtep netip.Addr) (store.Session, error) {
-	life := registry.Life{
-		Liveness: record.Liveness{Host: id.Host, Incarnation: id.Incarnation, Instance: m.instance},
-		VTEP:     vtep, TTL: m.ttl, Every: m.every,
-	}
+	life := m.life(id, vtep)
 	if id.VTEP == vtep.String() {
 		life.Resume = id.Session
 	}
@@ -321,6 +322,14 @@ func (m *member) openSession(ctx context.Context, id journal.Identity, vtep neti
 		return nil, errors.Join(err, s.Close(closing))
 	}
 	return s, nil
+}
+
+// life is what this agent tells of itself with a session.
+func (m *member) life(id journal.Identity, vtep netip.Addr) registry.Life {
+	return registry.Life{
+		Liveness: record.Liveness{Host: id.Host, Incarnation: id.Incarnation, Instance: m.instance},
+		VTEP:     vtep, TTL: m.ttl, Every: m.every,
+	}
 }
 
 // stay returns when the session may have ended, or ctx has. Meanwhile it keeps the host's record true.

@@ -46,13 +46,14 @@ func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joine
 	f := follow.New(follow.Config{Store: j.client, Cluster: id.Cluster, Log: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	j.member = newMember(memberConfig{
-		log: log, clock: machineClock{}, store: j.client, journal: jr, name: "etcd://somewhere:2379/weft", ttl: 15 * time.Second,
+		log: log, clock: machineClock{}, store: j.client, journal: jr, name: func() string { return "etcd://somewhere:2379/weft" }, ttl: 15 * time.Second,
 		registry: registry.New(registry.Config{Store: j.client, Picture: f.Picture, Now: time.Now}),
 		facts: func(context.Context) (record.Host, error) {
 			return record.Host{Name: "name-" + vtep, VTEP: netip.MustParseAddr(vtep), MTU: 1500}, nil
 		},
 		picture:  f.Picture,
 		rejoined: func(context.Context) { j.joins <- struct{}{} },
+		follow:   func(context.Context) error { return nil },
 		fatal:    func(err error) { j.fatal <- err },
 	}, id)
 	var wg sync.WaitGroup

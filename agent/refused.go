@@ -21,9 +21,9 @@ func (m *member) hopeless(ctx context.Context, err error) bool {
 // reason is why this host is no member, in words that say what to do about it.
 func (m *member) reason(why error) string {
 	if errors.Is(why, store.ErrRefused) {
-		return fmt.Sprintf("cluster store %s refuses this host: %v; check what --cluster-store-opt names (certificates, user and password, token) and the rights that they give", m.name, why)
+		return fmt.Sprintf("cluster store %s refuses this host: %v; check what --cluster-store-opt names (certificates, user and password, token) and the rights that they give", m.name(), why)
 	}
-	return fmt.Sprintf("cluster store %s is not reachable: %v", m.name, why)
+	return fmt.Sprintf("cluster store %s is not reachable: %v", m.name(), why)
 }
 
 // tellTTL says where a session is not what discovery.ttl asks for: back ends have floors.

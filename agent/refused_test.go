@@ -52,8 +52,8 @@ func TestAStoreThatRefusesThisHost(t *testing.T) {
 				s := &refusing{Store: world}
 				fatal := make(chan error, 1)
 				m := newMember(memberConfig{
-					log: slog.New(slog.DiscardHandler), clock: machineClock{}, store: s, journal: jr, name: "etcd://h:2379/weft", ttl: 15 * time.Second,
-					fatal: func(err error) { fatal <- err },
+					log: slog.New(slog.DiscardHandler), clock: machineClock{}, store: s, journal: jr, name: func() string { return "etcd://h:2379/weft" }, ttl: 15 * time.Second,
+					fatal: func(err error) { fatal <- err }, follow: func(context.Context) error { return nil },
 				}, journal.Identity{Host: "h", Incarnation: 1, Cluster: tc.cluster})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				var wg sync.WaitGroup

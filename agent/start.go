@@ -14,7 +14,6 @@ import (
 	"weft/agent/registry"
 	"weft/agent/sandbox"
 	"weft/dnssvc"
-	"weft/store/embedded"
 	"weft/store/follow"
 	"weft/store/open"
 	"weft/store/record"
@@ -130,34 +129,6 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 	return next, a.journal.PutSandbox(ctx, next)
 }
 
-// openStore opens the cluster's store, which need not be up yet; the embedded one is started.
-func (a *Agent) openStore(ctx context.Context) (closeAll func(), err error) {
-	url, opts := a.cfg.ClusterStore, a.cfg.StoreOpts
-	stop := func() {}
-	if url == embeddedScheme {
-		listen := "127.0.0.1:0"
-		if a.cfg.EmbeddedListen != "" {
-			listen = a.cfg.EmbeddedListen
-			a.log.Warn("the embedded store serves other hosts without authentication: use it on a trusted network only", "listen", listen)
-		}
-		srv, err := embedded.Start(ctx, embedded.Config{Dir: a.cfg.etcdDir(), Listen: listen, Log: a.log})
-		if err != nil {
-			return nil, err
-		}
-		url = "etcd://" + srv.Endpoint() + "/weft"
-		stop = srv.Close
-	}
-	a.store, err = open.Open(url, opts, open.Options{Log: a.log})
-	if err != nil {
-		stop()
-		return nil, err
-	}
-	return func() {
-		_ = a.store.Close()
-		stop()
-	}, nil
-}
-
 // wire makes the parts and tells each what it needs of the others.
 func (a *Agent) wire(id journal.Identity) error {
 	seed, errs := a.journal.Picture(id.Cluster)
@@ -171,10 +142,11 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
 	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now})
 	a.member = newMember(memberConfig{
-		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.cfg.storeName(), ttl: ttl, every: heartbeat,
+		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
-		rejoined: func(context.Context) { a.publisher.kick() },
+		rejoined: func(context.Context) { a.publisher.kick() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
 	}, id)
+	a.mover = newMover(a)
 	a.publisher = newPublisher(publisherConfig{
 		log: a.log, clock: a.clock, journal: a.journal, registry: a.registry, follower: a.follower, boxes: a.boxes, member: a.member, undo: a.undoIntent,
 	})

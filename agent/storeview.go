@@ -21,7 +21,7 @@ const (
 func (a *Agent) StoreStatus(ctx context.Context) api.StoreStatus {
 	s := a.member.standing()
 	out := api.StoreStatus{
-		URL: a.cfg.storeName(), Embedded: a.cfg.ClusterStore == embeddedScheme, Cluster: a.member.identity().Cluster,
+		URL: a.storeName(), Embedded: a.where().embedded, Cluster: a.member.identity().Cluster,
 		TTL: s.ttl, Bound: s.bound, State: api.StoreConnected, Since: s.since,
 	}
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)

@@ -156,7 +156,7 @@ func (a *Agent) Endpoints(ctx context.Context) (views []api.EndpointView, unknow
 // About returns what the agent has to tell of itself.
 func (a *Agent) About(ctx context.Context) api.About {
 	id := a.member.identity()
-	out := api.About{Version: about.Version, HostID: id.Host, ClusterID: id.Cluster, Store: a.cfg.storeName()}
+	out := api.About{Version: about.Version, HostID: id.Host, ClusterID: id.Cluster, Store: a.storeName()}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	st, err := a.store.Status(ctx)

@@ -43,6 +43,14 @@ type Identity struct {
 	Store       string        `json:"store,omitempty"`   // the URL that Cluster was joined at
 	Session     string        `json:"session,omitempty"` // of the last agent, for the next to take over
 	VTEP        string        `json:"vtep,omitempty"`    // with which Session was opened
+	Moved       *Moved        `json:"moved,omitempty"`   // nil: the records are where the agent's options say
+}
+
+// Moved says where the records have gone from the store that the agent's options name.
+type Moved struct {
+	From string            `json:"from"` // as the options have it, without secrets
+	URL  string            `json:"url"`
+	Opts map[string]string `json:"opts,omitempty"`
 }
 
 // Release is an endpoint that this host has given up and that the store may still have.

@@ -728,6 +728,274 @@ func (x *RestoreStoreResponse) GetFindings() []*Finding {
 	return nil
 }
 
+type MigrateStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`                                                                               // URL
+	Opts          map[string]string      `protobuf:"bytes,2,rep,name=opts,proto3" json:"opts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // --cluster-store-opt for it; files are paths on each host
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateStoreRequest) Reset() {
+	*x = MigrateStoreRequest{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateStoreRequest) ProtoMessage() {}
+
+func (x *MigrateStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateStoreRequest.ProtoReflect.Descriptor instead.
+func (*MigrateStoreRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MigrateStoreRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MigrateStoreRequest) GetOpts() map[string]string {
+	if x != nil {
+		return x.Opts
+	}
+	return nil
+}
+
+type MigrateStoreProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"` // what goes on, in words
+	Done          *MigrateStoreResult    `protobuf:"bytes,2,opt,name=done,proto3" json:"done,omitempty"` // last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateStoreProgress) Reset() {
+	*x = MigrateStoreProgress{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateStoreProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateStoreProgress) ProtoMessage() {}
+
+func (x *MigrateStoreProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateStoreProgress.ProtoReflect.Descriptor instead.
+func (*MigrateStoreProgress) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MigrateStoreProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *MigrateStoreProgress) GetDone() *MigrateStoreResult {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+type MigrateStoreResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"` // without secrets
+	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Pause         *durationpb.Duration   `protobuf:"bytes,3,opt,name=pause,proto3" json:"pause,omitempty"`   // for which nobody could claim anything
+	Hosts         uint32                 `protobuf:"varint,4,opt,name=hosts,proto3" json:"hosts,omitempty"`  // that follow
+	Behind        []string               `protobuf:"bytes,5,rep,name=behind,proto3" json:"behind,omitempty"` // hosts that have not followed yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateStoreResult) Reset() {
+	*x = MigrateStoreResult{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateStoreResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateStoreResult) ProtoMessage() {}
+
+func (x *MigrateStoreResult) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateStoreResult.ProtoReflect.Descriptor instead.
+func (*MigrateStoreResult) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MigrateStoreResult) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MigrateStoreResult) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *MigrateStoreResult) GetPause() *durationpb.Duration {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+func (x *MigrateStoreResult) GetHosts() uint32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *MigrateStoreResult) GetBehind() []string {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+type AbortMigrationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortMigrationRequest) Reset() {
+	*x = AbortMigrationRequest{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortMigrationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortMigrationRequest) ProtoMessage() {}
+
+func (x *AbortMigrationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortMigrationRequest.ProtoReflect.Descriptor instead.
+func (*AbortMigrationRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{13}
+}
+
+type AbortMigrationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`           // where the records were to go
+	Warning       string                 `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"` // what could not be tidied away there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortMigrationResponse) Reset() {
+	*x = AbortMigrationResponse{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortMigrationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortMigrationResponse) ProtoMessage() {}
+
+func (x *AbortMigrationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortMigrationResponse.ProtoReflect.Descriptor instead.
+func (*AbortMigrationResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AbortMigrationResponse) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *AbortMigrationResponse) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
 var File_proto_weft_v1_store_proto protoreflect.FileDescriptor
 
 const file_proto_weft_v1_store_proto_rawDesc = "" +
@@ -790,13 +1058,34 @@ const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\x04puts\x18\x05 \x01(\x04R\x04puts\x12\x12\n" +
 	"\x04dels\x18\x06 \x01(\x04R\x04dels\x12\x12\n" +
 	"\x04same\x18\a \x01(\x04R\x04same\x12,\n" +
-	"\bfindings\x18\b \x03(\v2\x10.weft.v1.FindingR\bfindings2\xa5\x02\n" +
+	"\bfindings\x18\b \x03(\v2\x10.weft.v1.FindingR\bfindings\"\x9a\x01\n" +
+	"\x13MigrateStoreRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12:\n" +
+	"\x04opts\x18\x02 \x03(\v2&.weft.v1.MigrateStoreRequest.OptsEntryR\x04opts\x1a7\n" +
+	"\tOptsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x14MigrateStoreProgress\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12/\n" +
+	"\x04done\x18\x02 \x01(\v2\x1b.weft.v1.MigrateStoreResultR\x04done\"\x97\x01\n" +
+	"\x12MigrateStoreResult\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12/\n" +
+	"\x05pause\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05pause\x12\x14\n" +
+	"\x05hosts\x18\x04 \x01(\rR\x05hosts\x12\x16\n" +
+	"\x06behind\x18\x05 \x03(\tR\x06behind\"\x17\n" +
+	"\x15AbortMigrationRequest\"B\n" +
+	"\x16AbortMigrationResponse\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x18\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning2\xc7\x03\n" +
 	"\x06Stores\x12H\n" +
 	"\vStoreStatus\x12\x1b.weft.v1.StoreStatusRequest\x1a\x1c.weft.v1.StoreStatusResponse\x12E\n" +
 	"\n" +
 	"CheckStore\x12\x1a.weft.v1.CheckStoreRequest\x1a\x1b.weft.v1.CheckStoreResponse\x12B\n" +
 	"\vBackupStore\x12\x1b.weft.v1.BackupStoreRequest\x1a\x14.weft.v1.BackupChunk0\x01\x12F\n" +
-	"\fRestoreStore\x12\x15.weft.v1.RestoreChunk\x1a\x1d.weft.v1.RestoreStoreResponse(\x01B\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
+	"\fRestoreStore\x12\x15.weft.v1.RestoreChunk\x1a\x1d.weft.v1.RestoreStoreResponse(\x01\x12M\n" +
+	"\fMigrateStore\x12\x1c.weft.v1.MigrateStoreRequest\x1a\x1d.weft.v1.MigrateStoreProgress0\x01\x12Q\n" +
+	"\x0eAbortMigration\x12\x1e.weft.v1.AbortMigrationRequest\x1a\x1f.weft.v1.AbortMigrationResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
 	file_proto_weft_v1_store_proto_rawDescOnce sync.Once
@@ -810,43 +1099,56 @@ func file_proto_weft_v1_store_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_store_proto_rawDescData
 }
 
-var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_proto_weft_v1_store_proto_goTypes = []any{
-	(*StoreStatusRequest)(nil),    // 0: weft.v1.StoreStatusRequest
-	(*StoreStatusResponse)(nil),   // 1: weft.v1.StoreStatusResponse
-	(*CheckStoreRequest)(nil),     // 2: weft.v1.CheckStoreRequest
-	(*CheckStoreResponse)(nil),    // 3: weft.v1.CheckStoreResponse
-	(*Finding)(nil),               // 4: weft.v1.Finding
-	(*BackupStoreRequest)(nil),    // 5: weft.v1.BackupStoreRequest
-	(*BackupChunk)(nil),           // 6: weft.v1.BackupChunk
-	(*RestoreChunk)(nil),          // 7: weft.v1.RestoreChunk
-	(*RestoreStart)(nil),          // 8: weft.v1.RestoreStart
-	(*RestoreStoreResponse)(nil),  // 9: weft.v1.RestoreStoreResponse
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*StoreStatusRequest)(nil),     // 0: weft.v1.StoreStatusRequest
+	(*StoreStatusResponse)(nil),    // 1: weft.v1.StoreStatusResponse
+	(*CheckStoreRequest)(nil),      // 2: weft.v1.CheckStoreRequest
+	(*CheckStoreResponse)(nil),     // 3: weft.v1.CheckStoreResponse
+	(*Finding)(nil),                // 4: weft.v1.Finding
+	(*BackupStoreRequest)(nil),     // 5: weft.v1.BackupStoreRequest
+	(*BackupChunk)(nil),            // 6: weft.v1.BackupChunk
+	(*RestoreChunk)(nil),           // 7: weft.v1.RestoreChunk
+	(*RestoreStart)(nil),           // 8: weft.v1.RestoreStart
+	(*RestoreStoreResponse)(nil),   // 9: weft.v1.RestoreStoreResponse
+	(*MigrateStoreRequest)(nil),    // 10: weft.v1.MigrateStoreRequest
+	(*MigrateStoreProgress)(nil),   // 11: weft.v1.MigrateStoreProgress
+	(*MigrateStoreResult)(nil),     // 12: weft.v1.MigrateStoreResult
+	(*AbortMigrationRequest)(nil),  // 13: weft.v1.AbortMigrationRequest
+	(*AbortMigrationResponse)(nil), // 14: weft.v1.AbortMigrationResponse
+	nil,                            // 15: weft.v1.MigrateStoreRequest.OptsEntry
+	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
 }
 var file_proto_weft_v1_store_proto_depIdxs = []int32{
-	10, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
-	10, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
-	10, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
-	11, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
+	16, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
+	16, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
+	16, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
+	17, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
 	4,  // 4: weft.v1.CheckStoreResponse.findings:type_name -> weft.v1.Finding
 	8,  // 5: weft.v1.RestoreChunk.start:type_name -> weft.v1.RestoreStart
-	11, // 6: weft.v1.RestoreStoreResponse.time:type_name -> google.protobuf.Timestamp
+	17, // 6: weft.v1.RestoreStoreResponse.time:type_name -> google.protobuf.Timestamp
 	4,  // 7: weft.v1.RestoreStoreResponse.findings:type_name -> weft.v1.Finding
-	0,  // 8: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
-	2,  // 9: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
-	5,  // 10: weft.v1.Stores.BackupStore:input_type -> weft.v1.BackupStoreRequest
-	7,  // 11: weft.v1.Stores.RestoreStore:input_type -> weft.v1.RestoreChunk
-	1,  // 12: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
-	3,  // 13: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
-	6,  // 14: weft.v1.Stores.BackupStore:output_type -> weft.v1.BackupChunk
-	9,  // 15: weft.v1.Stores.RestoreStore:output_type -> weft.v1.RestoreStoreResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	15, // 8: weft.v1.MigrateStoreRequest.opts:type_name -> weft.v1.MigrateStoreRequest.OptsEntry
+	12, // 9: weft.v1.MigrateStoreProgress.done:type_name -> weft.v1.MigrateStoreResult
+	16, // 10: weft.v1.MigrateStoreResult.pause:type_name -> google.protobuf.Duration
+	0,  // 11: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
+	2,  // 12: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
+	5,  // 13: weft.v1.Stores.BackupStore:input_type -> weft.v1.BackupStoreRequest
+	7,  // 14: weft.v1.Stores.RestoreStore:input_type -> weft.v1.RestoreChunk
+	10, // 15: weft.v1.Stores.MigrateStore:input_type -> weft.v1.MigrateStoreRequest
+	13, // 16: weft.v1.Stores.AbortMigration:input_type -> weft.v1.AbortMigrationRequest
+	1,  // 17: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
+	3,  // 18: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
+	6,  // 19: weft.v1.Stores.BackupStore:output_type -> weft.v1.BackupChunk
+	9,  // 20: weft.v1.Stores.RestoreStore:output_type -> weft.v1.RestoreStoreResponse
+	11, // 21: weft.v1.Stores.MigrateStore:output_type -> weft.v1.MigrateStoreProgress
+	14, // 22: weft.v1.Stores.AbortMigration:output_type -> weft.v1.AbortMigrationResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_store_proto_init() }
@@ -864,7 +1166,7 @@ func file_proto_weft_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_store_proto_rawDesc), len(file_proto_weft_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

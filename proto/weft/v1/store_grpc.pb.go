@@ -21,10 +21,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Stores_StoreStatus_FullMethodName  = "/weft.v1.Stores/StoreStatus"
-	Stores_CheckStore_FullMethodName   = "/weft.v1.Stores/CheckStore"
-	Stores_BackupStore_FullMethodName  = "/weft.v1.Stores/BackupStore"
-	Stores_RestoreStore_FullMethodName = "/weft.v1.Stores/RestoreStore"
+	Stores_StoreStatus_FullMethodName    = "/weft.v1.Stores/StoreStatus"
+	Stores_CheckStore_FullMethodName     = "/weft.v1.Stores/CheckStore"
+	Stores_BackupStore_FullMethodName    = "/weft.v1.Stores/BackupStore"
+	Stores_RestoreStore_FullMethodName   = "/weft.v1.Stores/RestoreStore"
+	Stores_MigrateStore_FullMethodName   = "/weft.v1.Stores/MigrateStore"
+	Stores_AbortMigration_FullMethodName = "/weft.v1.Stores/AbortMigration"
 )
 
 // StoresClient is the client API for Stores service.
@@ -40,6 +42,10 @@ type StoresClient interface {
 	// First message: start. Then the bytes of a backup file. An error after the first writes leaves the store marked: no agent uses it before
 	// a restore has ended.
 	RestoreStore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreChunk, RestoreStoreResponse], error)
+	// Moves the records to another store while the agents run. A call that is cancelled before the end undoes what it has done.
+	MigrateStore(ctx context.Context, in *MigrateStoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MigrateStoreProgress], error)
+	// Ends a move that has not come to its end: everything goes on in the old store.
+	AbortMigration(ctx context.Context, in *AbortMigrationRequest, opts ...grpc.CallOption) (*AbortMigrationResponse, error)
 }
 
 type storesClient struct {
@@ -102,6 +108,35 @@ func (c *storesClient) RestoreStore(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Stores_RestoreStoreClient = grpc.ClientStreamingClient[RestoreChunk, RestoreStoreResponse]
 
+func (c *storesClient) MigrateStore(ctx context.Context, in *MigrateStoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MigrateStoreProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Stores_ServiceDesc.Streams[2], Stores_MigrateStore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MigrateStoreRequest, MigrateStoreProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_MigrateStoreClient = grpc.ServerStreamingClient[MigrateStoreProgress]
+
+func (c *storesClient) AbortMigration(ctx context.Context, in *AbortMigrationRequest, opts ...grpc.CallOption) (*AbortMigrationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortMigrationResponse)
+	err := c.cc.Invoke(ctx, Stores_AbortMigration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StoresServer is the server API for Stores service.
 // All implementations must embed UnimplementedStoresServer
 // for forward compatibility.
@@ -115,6 +150,10 @@ type StoresServer interface {
 	// First message: start. Then the bytes of a backup file. An error after the first writes leaves the store marked: no agent uses it before
 	// a restore has ended.
 	RestoreStore(grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]) error
+	// Moves the records to another store while the agents run. A call that is cancelled before the end undoes what it has done.
+	MigrateStore(*MigrateStoreRequest, grpc.ServerStreamingServer[MigrateStoreProgress]) error
+	// Ends a move that has not come to its end: everything goes on in the old store.
+	AbortMigration(context.Context, *AbortMigrationRequest) (*AbortMigrationResponse, error)
 	mustEmbedUnimplementedStoresServer()
 }
 
@@ -136,6 +175,12 @@ func (UnimplementedStoresServer) BackupStore(*BackupStoreRequest, grpc.ServerStr
 }
 func (UnimplementedStoresServer) RestoreStore(grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]) error {
 	return status.Error(codes.Unimplemented, "method RestoreStore not implemented")
+}
+func (UnimplementedStoresServer) MigrateStore(*MigrateStoreRequest, grpc.ServerStreamingServer[MigrateStoreProgress]) error {
+	return status.Error(codes.Unimplemented, "method MigrateStore not implemented")
+}
+func (UnimplementedStoresServer) AbortMigration(context.Context, *AbortMigrationRequest) (*AbortMigrationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortMigration not implemented")
 }
 func (UnimplementedStoresServer) mustEmbedUnimplementedStoresServer() {}
 func (UnimplementedStoresServer) testEmbeddedByValue()                {}
@@ -212,6 +257,35 @@ func _Stores_RestoreStore_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Stores_RestoreStoreServer = grpc.ClientStreamingServer[RestoreChunk, RestoreStoreResponse]
 
+func _Stores_MigrateStore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MigrateStoreRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoresServer).MigrateStore(m, &grpc.GenericServerStream[MigrateStoreRequest, MigrateStoreProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Stores_MigrateStoreServer = grpc.ServerStreamingServer[MigrateStoreProgress]
+
+func _Stores_AbortMigration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortMigrationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).AbortMigration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_AbortMigration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).AbortMigration(ctx, req.(*AbortMigrationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Stores_ServiceDesc is the grpc.ServiceDesc for Stores service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -227,6 +301,10 @@ var Stores_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CheckStore",
 			Handler:    _Stores_CheckStore_Handler,
 		},
+		{
+			MethodName: "AbortMigration",
+			Handler:    _Stores_AbortMigration_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -238,6 +316,11 @@ var Stores_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "RestoreStore",
 			Handler:       _Stores_RestoreStore_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "MigrateStore",
+			Handler:       _Stores_MigrateStore_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "proto/weft/v1/store.proto",

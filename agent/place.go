@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	"weft/agent/journal"
+	"weft/store"
+	"weft/store/embedded"
+	"weft/store/open"
+	"weft/store/relay"
+)
+
+// place is where the cluster's records are, as this host reaches it.
+type place struct {
+	name     string // as it may be shown
+	url      string
+	opts     map[string]string
+	embedded bool
+}
+
+// where returns the place that this host uses now.
+func (a *Agent) where() place { return *a.placed.Load() }
+
+func (a *Agent) storeName() string { return a.where().name }
+
+// openPlace returns a client of a place; it does not wait for it to answer.
+func (a *Agent) openPlace(p place) (store.Store, error) {
+	return open.Open(p.url, p.opts, open.Options{Log: a.log})
+}
+
+// placeOf is where a move leads to, with this host's own timing of sessions.
+func (a *Agent) placeOf(to string, opts map[string]string) place {
+	p := place{name: open.Redact(to), url: to, opts: map[string]string{}}
+	for k, v := range a.cfg.StoreOpts {
+		if strings.HasPrefix(k, "discovery.") {
+			p.opts[k] = v
+		}
+	}
+	maps.Copy(p.opts, opts)
+	return p
+}
+
+// openStore opens the cluster's store, which need not be up yet; the embedded one is started, also where the records have left it: others may
+// still look there for where they went.
+func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll func(), err error) {
+	p := place{name: a.cfg.storeName(), url: a.cfg.ClusterStore, opts: a.cfg.StoreOpts, embedded: a.cfg.ClusterStore == embeddedScheme}
+	stop := func() {}
+	if p.embedded {
+		srv, err := a.startEmbedded(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p.url, stop = "etcd://"+srv.Endpoint()+"/weft", srv.Close
+	}
+	if m := id.Moved; m != nil && m.From == p.name {
+		a.log.Warn("the cluster's records have moved: change --cluster-store, and --cluster-store-opt, of this host", "from", m.From, "to", open.Redact(m.URL))
+		p = a.placeOf(m.URL, m.Opts)
+	}
+	s, err := a.openPlace(p)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	a.relay = relay.New(s)
+	a.store = a.relay
+	a.placed.Store(&p)
+	return func() {
+		_ = a.store.Close()
+		stop()
+	}, nil
+}
+
+func (a *Agent) startEmbedded(ctx context.Context) (*embedded.Server, error) {
+	listen := "127.0.0.1:0"
+	if a.cfg.EmbeddedListen != "" {
+		listen = a.cfg.EmbeddedListen
+		a.log.Warn("the embedded store serves other hosts without authentication: use it on a trusted network only", "listen", listen)
+	}
+	srv, err := embedded.Start(ctx, embedded.Config{Dir: a.cfg.etcdDir(), Listen: listen, Log: a.log})
+	if err != nil {
+		return nil, fmt.Errorf("start the embedded store: %w", err)
+	}
+	return srv, nil
+}
