@@ -168,14 +168,12 @@ func (x *scene) settle(t *testing.T, historyKept bool) {
 	t.Helper()
 	x.load.stop()
 	rev := x.mark(t)
-	l, err := x.s.List(t.Context(), store.Meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.load.check(t, l)
 	for _, f := range x.watches {
 		f.reaches(t, rev, time.Now(), heal)
-		f.exact(t, l, x.load)
+	}
+	x.load.check(t, agree(t, x.s, x.watches...))
+	for _, f := range x.watches {
+		f.exact(t, x.load)
 		if n := f.resyncs(); historyKept && n > 0 {
 			t.Errorf("the %s watch was told %d differences though no history was lost", f.name, n)
 		}

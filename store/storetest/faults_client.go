@@ -89,12 +89,8 @@ func slow(t *testing.T, s *site) {
 		t.Fatal(err)
 	}
 	f.reaches(t, rev, time.Now(), heal)
-	l, err := c.List(t.Context(), store.Meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writers.check(t, l)
-	f.exact(t, l, writers)
+	writers.check(t, agree(t, c, f))
+	f.exact(t, writers)
 	if err := x.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -116,13 +116,9 @@ func (p *past) status(t *testing.T) (st store.Status) {
 // follows waits until a watch knows what is there, whatever the revisions say.
 func (p *past) follows(t *testing.T, f *follower, since time.Time) {
 	t.Helper()
-	l, err := p.s.List(t.Context(), store.Meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	poll(t, heal, func() error { return f.difference(l) })
+	agree(t, p.s, f)
 	t.Logf("measured: %s: the %s watch exact after %v", t.Name(), f.name, time.Since(since).Round(time.Millisecond))
-	f.exact(t, l, nil)
+	f.exact(t, &load{})
 }
 
 func emptied(_ *testing.T, s *site) func(*testing.T) {

@@ -157,33 +157,47 @@ func (f *follower) reaches(t *testing.T, rev store.Rev, begin time.Time, within 
 func (f *follower) difference(s store.Snapshot) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	there := map[string]bool{}
 	for _, e := range s.Entries {
+		there[e.Key.Name] = true
 		if got, ok := f.have[e.Key.Name]; !ok || got.Rev != e.Rev || string(got.Value) != string(e.Value) {
 			return fmt.Errorf("the %s watch has %+v, the list %+v", f.name, got, e)
 		}
 	}
-	if len(f.have) != len(s.Entries) {
-		return fmt.Errorf("the %s watch knows %d keys, the list %d", f.name, len(f.have), len(s.Entries))
+	for name, e := range f.have {
+		if !there[name] {
+			return fmt.Errorf("the %s watch has %s at %d, the list at %d has none; the watch is at %d", f.name, name, e.Rev, s.Rev, f.last.Rev)
+		}
 	}
 	return nil
 }
 
-// exact checks that what came adds up to what is there, that it came once and in order, and that nothing of what a load's writers had
-// acknowledged is missing from it.
-func (f *follower) exact(t *testing.T, s store.Snapshot, l *load) {
+// agree waits until what the watches' batches add up to is what the store has, and returns that. What is of unknown outcome may come late.
+func agree(t *testing.T, s store.Store, watches ...*follower) (l store.Snapshot) {
 	t.Helper()
-	if err := f.difference(s); err != nil {
-		t.Error(err)
-	}
+	poll(t, heal, func() (err error) {
+		if l, err = s.List(t.Context(), store.Meta); err != nil {
+			return err
+		}
+		for _, f := range watches {
+			if err := f.difference(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return l
+}
+
+// exact checks that all came once, in order, and each transaction whole; and that nothing that a load's writers had acknowledged is missing.
+func (f *follower) exact(t *testing.T, l *load) {
+	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, what := range f.wrong {
 		if t.Errorf("the %s watch: %s", f.name, what); i == 10 {
 			break
 		}
-	}
-	if l == nil {
-		return
 	}
 	for _, d := range l.deeds {
 		if d.err == nil && !f.heard[d.rev] && !f.toldOf(d.rev) {
