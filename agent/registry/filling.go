@@ -38,21 +38,26 @@ func beginFilling(ctx context.Context, s store.Store, meta *record.Snapshot, mar
 	if t.err != nil {
 		return nil, t.err
 	}
-	_, err := s.Txn(ctx, t.t)
-	if err != nil && !errors.Is(err, store.ErrUnknown) {
-		if k, lost := conflict(err); lost {
-			return nil, fmt.Errorf("somebody else has just changed %s: %w", k, err)
+	f := &filling{s: s, move: mark}
+	err := retry(ctx, func(bool) (bool, error) {
+		_, err := s.Txn(ctx, t.t)
+		k, lost := conflict(err)
+		if err != nil && !lost && !errors.Is(err, store.ErrUnknown) {
+			return false, err
 		}
-		return nil, err
-	}
-	now, rev, err := get[record.Move](ctx, s, record.MovesKey())
-	if err != nil {
-		return nil, err
-	}
-	if now == nil || now.ID != mark.ID {
-		return nil, errors.New("whether the store took the mark is not known: run the command again")
-	}
-	return &filling{s: s, guard: store.Cond{Key: record.MovesKey(), Rev: rev}, move: mark}, nil
+		now, rev, readErr := get[record.Move](ctx, s, record.MovesKey())
+		switch {
+		case readErr != nil:
+			return false, readErr
+		case now != nil && now.ID == mark.ID:
+			f.guard = store.Cond{Key: record.MovesKey(), Rev: rev}
+			return false, nil
+		case lost:
+			return false, fmt.Errorf("somebody else has just changed %s: %w", k, err)
+		}
+		return true, err
+	})
+	return f, err
 }
 
 // partition makes a partition hold what is wanted, as far as that is movable and not the cluster's record.
