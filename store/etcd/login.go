@@ -21,6 +21,7 @@ import (
 // Times of logging in. The server hashes the password each time, which costs it a tenth of a second of one core.
 const (
 	loginEvery     = 500 * time.Millisecond // at most once in this time, whatever becomes of the tokens
+	loginWait      = 2 * time.Second        // for the answer: who waits at a frozen member keeps all others from logging in elsewhere
 	firstLoginWait = time.Second            // after a refused password, before the same one is tried again
 	lastLoginWait  = 30 * time.Second
 )
@@ -178,6 +179,8 @@ func (l *login) ask(ctx context.Context, cc *grpc.ClientConn) (string, error) {
 		return "", l.why
 	}
 	l.next = time.Now().Add(loginEvery)
+	ctx, cancel := context.WithTimeout(ctx, loginWait)
+	defer cancel()
 	r, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.user, Password: password})
 	switch {
 	case err == nil:
