@@ -122,7 +122,7 @@ func (k *keeper) serve(ctx context.Context, l *link) error {
 	}
 	k.s.log.Debug("the store is connected", l.attr())
 	k.set(l, nil)
-	l.alive(ctx)
+	l.alive(ctx, silence)
 	return fmt.Errorf("%s: the connection broke", l.endpoint)
 }
 

@@ -18,10 +18,8 @@ import (
 const (
 	dialTimeout  = time.Second     // TCP and TLS
 	loginTimeout = 2 * time.Second // session and authentication
-	quietAfter   = 1500 * time.Millisecond
-	probeTimeout = 2500 * time.Millisecond
-	probeEvery   = 500 * time.Millisecond // how often it looks for silence
-	stuckAfter   = 2 * time.Second        // a call that waited for so long in vain ends the connection: another server may do better
+	silence      = 4 * time.Second // for so long a server may say nothing
+	stuckAfter   = 2 * time.Second // a call that waited for so long in vain ends the connection: another server may do better
 )
 
 // Sizes. Replies have no limit: a list of children grows with their number.
@@ -160,9 +158,10 @@ func (s *Store) turnedAway(ctx context.Context, l *link) error {
 	return err
 }
 
-// alive returns when the connection is over, after it has ended it if the server is silent, or when ctx ends.
-func (l *link) alive(ctx context.Context) {
-	t := time.NewTicker(probeEvery)
+// alive returns when the connection is over, or when ctx ends. It ends the connection itself when the server is silent for too long: it asks
+// after three eighths of that time, if pings have not done so before.
+func (l *link) alive(ctx context.Context, limit time.Duration) {
+	t := time.NewTicker(limit / 8)
 	defer t.Stop()
 	for {
 		select {
@@ -172,13 +171,13 @@ func (l *link) alive(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if l.wire.quiet() < quietAfter {
+		if l.wire.quiet() < limit*3/8 {
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, probeTimeout)
+		call, cancel := context.WithTimeout(ctx, limit-limit*3/8)
 		_, err := l.stat(call, "/")
 		cancel()
-		if err != nil && l.wire.quiet() >= quietAfter {
+		if err != nil && l.wire.quiet() >= limit {
 			l.fail()
 		}
 	}

@@ -17,9 +17,6 @@ import (
 // default it is 2 s, and half of the shortest session that a server grants: the data connection asks for one of two such ticks.
 const defaultTick = 2 * time.Second
 
-// minRenewal is the shortest time that a renewal is given.
-const minRenewal = 500 * time.Millisecond
-
 // session is a ZooKeeper session on connections of its own, with one key: were it that of the data connection, it would end with whatever
 // ends that one, and none could be left for a successor.
 type session struct {
@@ -205,7 +202,7 @@ func (x *session) run(ctx context.Context, l *link, last time.Time) {
 func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone bool) {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x.s.start(func() { l.alive(watching) }, func() {})
+	x.s.start(func() { l.alive(watching, min(silence, x.ttl*3/4)) }, func() {}) // so that there is time for another server
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for time.Since(*last) < x.ttl {
@@ -217,12 +214,10 @@ func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone boo
 		case <-next.C:
 		}
 		sent := time.Now()
-		call, cancel := context.WithDeadline(ctx, minTime(sent.Add(max(x.every, minRenewal)), last.Add(x.ttl)))
+		call, cancel := context.WithDeadline(ctx, last.Add(x.ttl)) // a late answer counts, too
 		held, err := x.held(call, l)
 		cancel()
 		switch {
-		case err != nil && l.wire.quiet() > x.ttl/3:
-			return false // another server may answer
 		case err != nil:
 			next.Reset(jitter(x.ttl / 10))
 		case !held:
@@ -233,13 +228,6 @@ func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone boo
 		}
 	}
 	return false
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // held makes the round trip that proves that the server knows the session, and that it still holds the key. A server that lags may not
