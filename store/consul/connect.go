@@ -29,6 +29,10 @@ const (
 	maxReason   = 512                   // bytes of an answer that is none
 )
 
+// keepAlive finds out that the other end has given up a connection on which an answer is awaited: after a cut so short that the probe did not see
+// it, nothing else does.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
+
 // link carries every request: it chooses the endpoint, adds the token, bounds how many run, and tells whether a request was sent.
 type link struct {
 	scheme    string
@@ -60,7 +64,11 @@ func newLink(cfg Config, probeKey string) *link {
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			return dial(ctx, network, address)
+			conn, err := dial(ctx, network, address)
+			if c, ok := conn.(*net.TCPConn); ok {
+				err = errors.Join(err, c.SetKeepAliveConfig(keepAlive))
+			}
+			return conn, err
 		},
 		MaxIdleConnsPerHost: maxConns, MaxConnsPerHost: maxConns, IdleConnTimeout: idleConns, TLSHandshakeTimeout: dialTimeout, DisableCompression: true,
 	}

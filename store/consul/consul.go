@@ -19,14 +19,20 @@
 //   - Rights are told from absence: Consul leaves out of an answer what a token may not read. Each read asks also for a key that is always
 //     answered to those who may read it (key id), which holds the ID of this history.
 //
-// The outcome of a write is unknown once its request had a connection, unless Consul answered that it did nothing. The agent that is
-// spoken to may be a server or a client; a session belongs to that agent's node, and ends when the node is taken out of the catalog.
+// The outcome of a write is unknown once its request had a connection, unless Consul answered that it did nothing.
+//
+// The agents that are spoken to may be servers or clients. A session ends with the node that it belongs to, and Consul drops the nodes of
+// servers that fail; so sessions belong to a node "weft" which this package puts into the catalog, or without the right to that, to the node of
+// the agent that is spoken to.
 //
 // Keys are PREFIX/SHARD/k/PARTITION/NAME for data, PREFIX/SHARD/j/NONCE for journals, and PREFIX/~id. With ACLs a token needs:
 //
 //	key_prefix "PREFIX/" { policy = "write" }
-//	session_prefix ""    { policy = "write" }
+//	session "weft"       { policy = "write" }
+//	node "weft"          { policy = "write" }
 //	agent_prefix ""      { policy = "read" }   # only for the version in Status
+//
+// and without the one for the node, session_prefix "" instead of session "weft".
 package consul
 
 import (

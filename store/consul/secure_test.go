@@ -90,8 +90,12 @@ func always(secret string) func() (string, error) {
 	return func() (string, error) { return secret, nil }
 }
 
-// leastRights are those of the package's doc, without that for the version.
+// leastRights are those of the package's doc, without that for the version; withoutNode are those without the node.
 func leastRights(prefix string) string {
+	return fmt.Sprintf("key_prefix %q { policy = \"write\" }\nsession \"weft\" { policy = \"write\" }\nnode \"weft\" { policy = \"write\" }\n", prefix+"/")
+}
+
+func withoutNode(prefix string) string {
 	return fmt.Sprintf("key_prefix %q { policy = \"write\" }\nsession_prefix \"\" { policy = \"write\" }\n", prefix+"/")
 }
 
@@ -101,9 +105,18 @@ func as(t testing.TB, c *server.Cluster, prefix string, token func() (string, er
 }
 
 func TestTheLeastRightsAreEnough(t *testing.T) {
-	t.Parallel()
+	for name, rules := range map[string]func(string) string{"with a node": leastRights, "without": withoutNode} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			prefix := strings.ReplaceAll(t.Name(), "/", "-")
+			rightsAreEnough(t, prefix, rules(prefix))
+		})
+	}
+}
+
+func rightsAreEnough(t *testing.T, prefix, rules string) {
 	c := secure(t)
-	s := as(t, c, "least", always(token(t, c, leastRights("least")).SecretID))
+	s := as(t, c, prefix, always(token(t, c, rules).SecretID))
 	w := s.Watch(t.Context(), store.Meta)
 	next(t, w)
 	rev, err := s.Txn(t.Context(), txn)
@@ -141,7 +154,7 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 	if err != nil || st.ClusterID == "" || st.Rev < rev || st.Leader == "" || st.Version != "" {
 		t.Errorf("%+v, %v", st, err)
 	}
-	more := as(t, c, "least", always(token(t, c, leastRights("least")+"agent_prefix \"\" { policy = \"read\" }").SecretID))
+	more := as(t, c, prefix, always(token(t, c, rules+"agent_prefix \"\" { policy = \"read\" }").SecretID))
 	if st, err := more.Status(t.Context()); err != nil || st.Version == "" {
 		t.Errorf("with the right to read the agent: %+v, %v", st, err)
 	}

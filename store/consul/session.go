@@ -22,6 +22,8 @@ const (
 	lockDelay = time.Millisecond
 	// destroyWait is how long a call that failed waits to take its session back.
 	destroyWait = time.Second
+	// sessionNode is the node that sessions belong to, in Consul's catalog.
+	sessionNode = "weft"
 	// minCall is the least time for a renewal to be answered.
 	minCall = 500 * time.Millisecond
 )
@@ -90,12 +92,36 @@ func (x *session) run(began time.Time) {
 	}
 }
 
+// create makes a session of the catalog's node for that, or where rights for it are missing, of the node whose agent is spoken to.
 func (x *session) create(ctx context.Context) error {
+	err := x.s.registerNode(ctx)
+	if err == nil {
+		err = x.createOn(ctx, sessionNode)
+	}
+	if err != nil && refused(err) {
+		x.s.log.Debug("sessions belong to the node of Consul's agent", "reason", reason(err))
+		err = x.createOn(ctx, "")
+	}
+	return err
+}
+
+func (x *session) createOn(ctx context.Context, node string) error {
 	return x.s.withToken(func() error {
 		id, _, err := x.s.cli.Session().CreateNoChecks(&api.SessionEntry{
-			Name: "weft " + x.key.String(), TTL: x.ttl.String(), Behavior: api.SessionBehaviorDelete, LockDelay: lockDelay,
+			Name: "weft " + x.key.String(), Node: node, TTL: x.ttl.String(), Behavior: api.SessionBehaviorDelete, LockDelay: lockDelay,
 		}, (&api.WriteOptions{}).WithContext(withKind(ctx, write)))
 		x.id = id
+		return err
+	})
+}
+
+// registerNode puts a node into Consul's catalog that is none of its own. A session ends with its node, and Consul takes the nodes of servers
+// that fail out of the catalog: hosts that live would lose their sessions with a server that they happened to speak to.
+func (s *Store) registerNode(ctx context.Context) error {
+	return s.withToken(func() error {
+		_, err := s.cli.Catalog().Register(&api.CatalogRegistration{
+			Node: sessionNode, Address: "127.0.0.1", NodeMeta: map[string]string{"external-node": "true"},
+		}, (&api.WriteOptions{}).WithContext(withKind(ctx, read)))
 		return err
 	})
 }
