@@ -18,16 +18,21 @@ import (
 type zookeeper struct {
 	source Source
 
-	once    sync.Once
-	conn    *zk.Conn
-	err     error
-	mu      sync.Mutex // guards dialErr
+	once     sync.Once
+	conn     *zk.Conn
+	err      error
+	hopeless chan struct{} // closed when each endpoint has been tried in vain
+
+	mu      sync.Mutex // guards what follows
 	dialErr error      // of the last attempt to connect
+	failed  int        // attempts
 }
 
 const zkSession = 10 * time.Second
 
-func newZooKeeper(s Source) *zookeeper { return &zookeeper{source: s} }
+func newZooKeeper(s Source) *zookeeper {
+	return &zookeeper{source: s, hopeless: make(chan struct{})}
+}
 
 // connect waits for a session. The client takes no contexts: closing it ends what it does.
 func (z *zookeeper) connect(ctx context.Context) error {
@@ -58,15 +63,21 @@ func (z *zookeeper) await(ctx context.Context, events <-chan zk.Event) error {
 			}
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-z.hopeless:
+			return z.whyNot()
 		case <-patience.C:
-			z.mu.Lock()
-			defer z.mu.Unlock()
-			if z.dialErr != nil {
-				return z.dialErr
-			}
-			return fmt.Errorf("%s does not answer as ZooKeeper does", strings.Join(z.source.Endpoints, ", "))
+			return z.whyNot()
 		}
 	}
+}
+
+func (z *zookeeper) whyNot() error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.dialErr != nil {
+		return z.dialErr
+	}
+	return fmt.Errorf("%s does not answer as ZooKeeper does", strings.Join(z.source.Endpoints, ", "))
 }
 
 func (z *zookeeper) dial(network, address string, timeout time.Duration) (net.Conn, error) {
@@ -82,6 +93,9 @@ func (z *zookeeper) dial(network, address string, timeout time.Duration) (net.Co
 	defer z.mu.Unlock()
 	if err != nil {
 		z.dialErr = fmt.Errorf("%s cannot be reached: %w", address, err)
+		if z.failed++; z.failed == len(z.source.Endpoints) {
+			close(z.hopeless)
+		}
 	}
 	return c, err
 }
