@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"store/embedded":          {"store", "store/etcd"},
 	"store/credential":        {"store"},
 	"store/open":              {"store", "store/credential", "store/etcd", "store/consul", "store/zk", "store/embedded", "store/memory", "store/local"},
-	"store/storetest":         {"store"},
+	"store/storetest":         {"store", "store/storetest/server", "kernel/netnstest"},
 	"store/storetest/server":  {},
 	"store/record":            {"store"},
 	"store/follow":            {"store", "store/record"},
