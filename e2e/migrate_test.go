@@ -48,7 +48,7 @@ func TestRecordsMoveWhileAgentsRun(t *testing.T) {
 	traffic := a.flow(b.addr("web"))
 	h3.kill()
 
-	for i, k := range []server.Kind{server.Etcd, server.Etcd} {
+	for i, k := range []server.Kind{server.Consul, server.ZooKeeper, server.Etcd} {
 		_, _, url := c.secondStore(k, "moved")
 		text := h1.weft("store", "migrate", "--to", url)
 		t.Log(text[strings.Index(text, "Moved"):])

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/store"
+	"weft/store/storetest/server"
 )
 
 // storeState is what of `weft store status --format json` the tests read.
@@ -33,12 +34,15 @@ func (h *host) storeStatus() (s storeState, code int, text string) {
 	return s, r.Code, r.Stderr
 }
 
+// backendNames are those that the back ends have for themselves.
+var backendNames = map[server.Kind]string{server.Etcd: "etcd", server.Consul: "consul", server.ZooKeeper: "zookeeper"}
+
 func TestStoreStatusTellsHowTheStoreIs(t *testing.T) {
 	t.Parallel()
 	c, b := upWithStore(t)
 	h := c.hosts[0]
 	s, code, text := h.storeStatus()
-	if code != 0 || s.State != "connected" || s.Backend != string(kind) || s.Version == "" || s.Revision == 0 || s.ClusterID == "" || len(s.Endpoints) == 0 || s.Embedded {
+	if code != 0 || s.State != "connected" || s.Backend != backendNames[kind] || s.Version == "" || s.Revision == 0 || s.ClusterID == "" || len(s.Endpoints) == 0 || s.Embedded {
 		t.Errorf("exit %d, %s, %+v", code, text, s)
 	}
 	if took, err := time.ParseDuration(s.Latency); err != nil || took <= 0 || took > time.Second {
