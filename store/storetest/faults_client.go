@@ -177,7 +177,7 @@ func holderCutOffShortly(t *testing.T, s *site) {
 	prefix := prefixOf(t)
 	host := s.host(t)
 	holder := s.client(t, prefix, dialFrom(host))
-	x := session(t, holder, "host", max(s.Floor, sessionTTL))
+	x := session(t, holder, "host", hostTTL)
 	heals := cut(t, host, drop)
 	time.Sleep(x.TTL() / 3)
 	heals()

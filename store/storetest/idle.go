@@ -34,7 +34,7 @@ func (s *site) idleHosts(t *testing.T, prefix string) *idleHosts {
 		for range idleWatches {
 			h.watches = append(h.watches, newFollower(t, "idle", c))
 		}
-		session(t, c, fmt.Sprintf("idle%d", i), sessionTTL)
+		session(t, c, fmt.Sprintf("idle%d", i), hostTTL)
 		h.meters = append(h.meters, m)
 		asked := make(chan struct{})
 		go func() {
@@ -122,7 +122,7 @@ func quiet(t *testing.T, s *site) {
 	for _, p := range partitions {
 		next(t, c.Watch(t.Context(), p))
 	}
-	session(t, c, "host", sessionTTL)
+	session(t, c, "host", hostTTL)
 	m.reset()
 	time.Sleep(wait)
 	dials, writes := m.reset()
