@@ -49,6 +49,7 @@ type link struct {
 	now    context.Context // the era
 	end    context.CancelFunc
 	down   bool // the probe gets no answer
+	errors bool // others have got errors
 }
 
 func newLink(cfg Config, probeKey string) *link {

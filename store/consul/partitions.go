@@ -16,6 +16,9 @@ var _ store.Partitioner = (*Store)(nil)
 func (s *Store) Partitions(ctx context.Context) ([]string, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	if _, err := s.id(ctx); err != nil { // names that may not be read are left out
+		return nil, s.readError("list the partitions", err)
+	}
 	names := []string{store.Meta, store.Alive}
 	for i := range shards {
 		names = append(names, fmt.Sprintf("n%02x", i))
@@ -39,7 +42,7 @@ func (s *Store) Partitions(ctx context.Context) ([]string, error) {
 
 func (s *Store) levels(ctx context.Context, dir string) (out []string, err error) {
 	err = s.withToken(func() (err error) {
-		out, _, err = s.cli.KV().Keys(dir, "/", (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		out, _, err = s.cli.KV().Keys(dir, "/", (&api.QueryOptions{RequireConsistent: true}).WithContext(withKind(ctx, read)))
 		return err
 	})
 	return out, err

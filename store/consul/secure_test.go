@@ -210,6 +210,11 @@ func TestRefusals(t *testing.T) {
 			if tc.reads && len(l.Entries) != 1 {
 				t.Errorf("list: %+v", l)
 			}
+			ps, err := s.(store.Partitioner).Partitions(t.Context())
+			check("partitions", err, tc.reads)
+			if tc.reads && len(ps) != 1 {
+				t.Errorf("partitions: %q", ps)
+			}
 			_, err = s.Status(t.Context())
 			check("status", err, tc.reads)
 			_, err = s.Txn(t.Context(), txn)
