@@ -34,6 +34,17 @@ func writeTree(t testing.TB, name string, raw []byte) {
 	must(t, os.WriteFile(filepath.Join("../integrations/libnetwork/testdata", name), append(pretty.Bytes(), '\n'), 0o644))
 }
 
+// importers are hosts that will import, with a store of weft's own that is not the old one; their agents are not started.
+func importers(t testing.TB, hosts int) *cluster {
+	t.Helper()
+	if kind == server.Etcd {
+		return newCluster(t, hosts, lab.Embedded{})
+	}
+	c, b := newClusterWithStore(t, hosts)
+	b.start()
+	return c
+}
+
 // oldEtcd starts Debian's etcd 3.4, whose v2 API Docker spoke, on a node of its own.
 func oldEtcd(c *cluster) *lab.Node {
 	c.t.Helper()
@@ -141,7 +152,7 @@ func fillDocker(d1, d2 *dockerd) {
 func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 	t.Parallel()
 	// Given two Docker hosts that share networks through etcd, and a weft cluster beside them
-	c := newCluster(t, 2, lab.Embedded{})
+	c := importers(t, 2)
 	node := oldEtcd(c)
 	url := node.Addr.String() + ":2379"
 	from := "etcd2://" + url
@@ -264,7 +275,7 @@ func wrongSourcesAreNamed(a *host, url string) {
 func TestNetworksOfDockerOnConsulAreImported(t *testing.T) {
 	t.Parallel()
 	// Given a Consul with the tree that Docker left, below a path of its own
-	c := newCluster(t, 1, lab.Embedded{})
+	c := importers(t, 1)
 	node, err := c.lab.AddNode("old")
 	must(t, err)
 	consul, err := server.Start(within(t, patience), server.Options{
@@ -334,7 +345,7 @@ func plantPairs(t testing.TB, client *consulapi.Client) {
 func TestNetworksOfDockerOnZooKeeperAreImported(t *testing.T) {
 	t.Parallel()
 	// Given a ZooKeeper with the tree that Docker left
-	c := newCluster(t, 1, lab.Embedded{})
+	c := importers(t, 1)
 	node, err := c.lab.AddNode("old")
 	must(t, err)
 	zookeeper, err := server.Start(within(t, patience), server.Options{

@@ -79,7 +79,7 @@ func (s importStep) row(network, address map[weftv1.ImportAction]string) table.R
 	return table.Row{
 		"ID": s.Network.Id, "Name": s.Network.Name, "Subnets": subnets, "VNI": vni, "Plan": network[s.step.Action], "Reason": s.step.Reason,
 		"Notes": append(append([]string{}, s.Notes...), s.step.Notes...), "Endpoints": endpoints,
-		"Network": shorten(s.Network.Name, 24), "Pools": someOf(subnets), "Addresses": s.counted(),
+		"Network": shorten(s.Network.Name, 18), "Pools": someOf(subnets), "Addresses": s.counted(),
 	}
 }
 
@@ -102,10 +102,11 @@ func someOf(list []string) string {
 
 // shorten cuts a name for a table of 80 columns.
 func shorten(s string, width int) string {
-	if len(s) <= width {
+	r := []rune(s)
+	if len(r) <= width {
 		return s
 	}
-	return s[:width-1] + "…"
+	return string(r[:width-1]) + "…"
 }
 
 func (p importPlan) list(network, address map[weftv1.ImportAction]string) table.List {
