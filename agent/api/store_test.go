@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -143,5 +144,60 @@ func TestBackupAndRestoreOnTheWire(t *testing.T) {
 	}
 	if status.Code(err) != codes.NotFound {
 		t.Errorf("a backup that is refused: %v", err)
+	}
+}
+
+func (f *fake) MigrateStore(_ context.Context, to string, opts map[string]string, tell func(string)) (api.Migrated, error) {
+	tell("asking")
+	tell("copying")
+	return api.Migrated{To: to + opts["k"], Keys: 3, Pause: time.Second, Hosts: 2, Behind: []string{"h3"}}, f.err
+}
+
+func (f *fake) AbortMigration(context.Context) (to, warning string, err error) {
+	return "zk://h", "careful", f.err
+}
+
+func TestMigrateStoreOnTheWire(t *testing.T) {
+	conn, _ := serve(t, &fake{})
+	c := weftv1.NewStoresClient(conn)
+	stream, err := c.MigrateStore(t.Context(), &weftv1.MigrateStoreRequest{To: "zk://h", Opts: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []string
+	var done *weftv1.MigrateStoreResult
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done = m.Done; done == nil {
+			steps = append(steps, m.Step)
+		}
+	}
+	want := &weftv1.MigrateStoreResult{To: "zk://hv", Keys: 3, Pause: durationpb.New(time.Second), Hosts: 2, Behind: []string{"h3"}}
+	if !slices.Equal(steps, []string{"asking", "copying"}) || !proto.Equal(done, want) {
+		t.Errorf("steps %q, done %v, want %v", steps, done, want)
+	}
+	if r, err := c.AbortMigration(t.Context(), &weftv1.AbortMigrationRequest{}); err != nil || r.To != "zk://h" || r.Warning != "careful" {
+		t.Errorf("%v, %v", r, err)
+	}
+
+	conn, _ = serve(t, &fake{err: api.Refuse(api.InUse, "not now")})
+	c = weftv1.NewStoresClient(conn)
+	if stream, err = c.MigrateStore(t.Context(), &weftv1.MigrateStoreRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a move that is refused: %v", err)
+	}
+	if _, err := c.AbortMigration(t.Context(), &weftv1.AbortMigrationRequest{}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("an abort that is refused: %v", err)
 	}
 }

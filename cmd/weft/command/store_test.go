@@ -20,6 +20,7 @@ type fakeStores struct {
 	store *weftv1.StoreStatusResponse
 	check *weftv1.CheckStoreResponse
 	fakeBackups
+	fakeMoves
 }
 
 func (f *fakeStores) CheckStore(context.Context, *weftv1.CheckStoreRequest) (*weftv1.CheckStoreResponse, error) {
