@@ -53,7 +53,7 @@ func (c *Config) check() error {
 				}
 			}
 		}
-		if _, err := open.Parse("etcd://127.0.0.1:2379", c.StoreOpts); err != nil {
+		if _, _, err := open.Timing(c.StoreOpts); err != nil {
 			return err
 		}
 	} else if _, err := open.Parse(c.ClusterStore, c.StoreOpts); err != nil {

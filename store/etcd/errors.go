@@ -33,10 +33,10 @@ func (s *Store) writeError(err error) error {
 	switch {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("etcd: %w, %w", store.ErrClosed, store.ErrUnknown)
-	case notSent(err), errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrTooManyRequests), errors.Is(err, rpctypes.ErrLeaseNotFound):
-		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
 	case refused(err):
 		return fmt.Errorf("etcd: %w: %s", store.ErrRefused, reason(err))
+	case notSent(err), errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrTooManyRequests), errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return fmt.Errorf("etcd: %w (%s)", store.ErrUnreachable, reason(err))
 	}
 	return fmt.Errorf("etcd: %w (%s)", store.ErrUnknown, reason(err))
 }
@@ -66,6 +66,9 @@ func refused(err error) bool {
 // "no route to host") do not tell: a read from a connection on which the call was sent ends with them, too.
 func notSent(err error) bool {
 	text := err.Error()
+	if strings.Contains(text, noLogin) {
+		return true
+	}
 	if strings.Contains(text, "error reading from server") {
 		return false
 	}

@@ -140,6 +140,9 @@ func (l *login) current() (token string, in bool) {
 	return l.token, l.in
 }
 
+// noLogin begins the errors of calls that were not made for want of a token.
+const noLogin = "not logged in: "
+
 // get returns the token, after a login if need be; one login serves all that wait for it.
 func (l *login) get(ctx context.Context, cc *grpc.ClientConn) (string, error) {
 	if token, in := l.current(); in {
@@ -148,7 +151,7 @@ func (l *login) get(ctx context.Context, cc *grpc.ClientConn) (string, error) {
 	select {
 	case l.asking <- struct{}{}:
 	case <-ctx.Done():
-		return "", status.FromContextError(ctx.Err()).Err()
+		return "", status.Error(status.FromContextError(ctx.Err()).Code(), noLogin+ctx.Err().Error())
 	}
 	defer func() { <-l.asking }()
 	if token, in := l.current(); in {
@@ -157,11 +160,11 @@ func (l *login) get(ctx context.Context, cc *grpc.ClientConn) (string, error) {
 	select {
 	case <-time.After(time.Until(l.next)):
 	case <-ctx.Done():
-		return "", status.FromContextError(ctx.Err()).Err()
+		return "", status.Error(status.FromContextError(ctx.Err()).Code(), noLogin+ctx.Err().Error())
 	}
 	token, err := l.ask(ctx, cc)
 	if err != nil {
-		return "", err
+		return "", status.Error(status.Code(err), noLogin+status.Convert(err).Message())
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
