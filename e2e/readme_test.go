@@ -98,6 +98,7 @@ func TestReadmeTour(t *testing.T) {
 	c := newCluster(t, 0, byReadme{})
 	hosts := map[string]*host{"alpha": c.addHost("alpha"), "beta": c.addHost("beta")}
 	lines := consoleLines(readmeBlocks(t))
+	t.Cleanup(func() { _ = os.Remove("/var/tmp/weft.backup") }) // which the tour makes
 	if len(lines) < 15 {
 		t.Fatalf("the README has %d lines to type", len(lines))
 	}
@@ -132,6 +133,53 @@ func (h *host) shell(line string) string {
 	}
 	_ = cmd.Wait() // the tour shows errors too
 	return out.String()
+}
+
+// Each file of the README is one that weftd takes: the first two make a cluster, the third names files that this machine has not.
+func TestReadmeFiles(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 0, byReadme{})
+	var files []string
+	for _, b := range readmeBlocks(t) {
+		if b.kind == "yaml" {
+			file := filepath.Join(t.TempDir(), "weftd.yaml")
+			must(t, os.WriteFile(file, []byte(strings.Join(b.lines, "\n")), 0o600))
+			files = append(files, file)
+		}
+	}
+	if len(files) != 3 {
+		t.Fatalf("the README has %d files", len(files))
+	}
+	for i, file := range files[:2] {
+		h := c.addHost(fmt.Sprintf("host%d", i+1))
+		h.Args = []string{"--config", file}
+		h.up()
+		h.awaitJoined()
+	}
+	h := c.addHost("host3")
+	h.Args = []string{"--config", files[2]}
+	r, err := h.Run(within(t, patience))
+	must(t, err)
+	if r.Code != 1 || !strings.Contains(r.Stderr, "kv.cacertfile") || !strings.Contains(r.Stderr, "/etc/weft/ca.pem") {
+		t.Errorf("exit %d, %s; want that the certificate is not there", r.Code, r.Stderr)
+	}
+}
+
+// toNobody types a line that is about another store. No such store is there, so it says so and changes nothing; what it does where one is has
+// stories of its own (TestMigrate…, TestNetworksOfDocker…).
+func toNobody(line string) func(*testing.T) {
+	return func(t *testing.T) {
+		c := newCluster(t, 1, lab.Embedded{})
+		c.start()
+		h := c.hosts[0]
+		h.weft("network", "create", "-d", "overlay", "n")
+		address := regexp.MustCompile(`//([0-9.:]+)`).FindStringSubmatch(line)[1]
+		if got := h.shell(line + " || echo exit $?"); !strings.Contains(got, address) || !strings.HasSuffix(got, "exit 1\n") {
+			t.Errorf("%s\n%s; want exit 1, and that %s cannot be reached", line, got, address)
+		}
+		h.weft("network", "create", "-d", "overlay", "m")
+		h.weft("store", "check")
+	}
 }
 
 // Every other command of the README is known here by what proves it.
@@ -172,6 +220,9 @@ func TestReadmeCommands(t *testing.T) {
 		"weft rm -f $(weft ps -aq)":                                  removeAll,
 		"sudo rm -rf /var/lib/weft /run/weft":                        func(t *testing.T) { directoriesAreThese(t) },
 		"nohup weftd --cluster-advertise eth0 --cluster-store etcd…": startByHand,
+	}
+	for _, line := range []string{"weft store migrate --to consul://192.0.2.21:8500/weft", "weft import docker --from consul://192.0.2.7:8500 --dry-run"} {
+		proofs[line] = toNobody(line)
 	}
 	seen := map[string]bool{}
 	order := []string{}
