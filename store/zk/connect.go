@@ -123,7 +123,7 @@ func (k *keeper) serve(ctx context.Context, l *link) error {
 	k.s.log.Debug("the store is connected", l.attr())
 	k.set(l, nil)
 	l.alive(ctx, silence)
-	return fmt.Errorf("%s: the connection broke", l.endpoint)
+	return fmt.Errorf("%s: %w", l.endpoint, l.wire.reason())
 }
 
 // rounds walks over the endpoints, and waits longer after each round in vain.

@@ -83,3 +83,13 @@ func (s *Store) Break(ctx context.Context) error {
 	}
 	return err
 }
+
+// Moved tells what a watch that was told of so many changes finds when it makes sure.
+func (s *Store) Moved(ctx context.Context, partition string, entries int64) (bool, error) {
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return false, err
+	}
+	w := &watch{s: s, partition: partition, place: place{next: entries}}
+	return w.moved(ctx, l)
+}

@@ -255,3 +255,28 @@ func TestAWatchOutlivesWhatIsScribbledOverItsJournal(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
+
+// A watch makes sure now and then that it was told everything.
+func TestAWatchMakesSure(t *testing.T) {
+	t.Parallel()
+	s := client(t, single, t.Name())
+	for _, k := range []store.Key{key("a"), key("b")} {
+		put(t, s, k, "")
+	}
+	x := session(t, s, "h", "")
+	for name, tc := range map[string]struct {
+		partition string
+		told      int64
+		moved     bool
+	}{
+		"all was told": {store.Meta, 2, false}, "one is missing": {store.Meta, 1, true}, "nothing is there": {"net/none", 0, false},
+		"all is gone": {"net/none", 3, true}, "the session was told": {store.Alive, 1, false}, "it was not": {store.Alive, 0, true},
+	} {
+		if moved, err := s.Moved(t.Context(), tc.partition, tc.told); err != nil || moved != tc.moved {
+			t.Errorf("%s: %v, %v", name, moved, err)
+		}
+	}
+	if err := x.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -44,6 +44,7 @@ func (s *Store) OpenSession(ctx context.Context, cfg store.SessionConfig) (store
 	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // no connection is begun that Close would not know of
 	data, err := s.data.link(ctx)
 	if err != nil {
 		return nil, err

@@ -131,40 +131,21 @@ type fact struct {
 	sign    string // of a key in partition alive: the node that goes with it
 }
 
-// look reads what must be known: nothing for keys that are to be absent, which a create checks, or only to exist.
+// look reads what must be known: nothing for keys that are to be absent, which a create checks, or only to exist. The epochs come first: a
+// delete that comes between them and the keys must show.
 func (s *Store) look(ctx context.Context, l *link, t store.Txn, again bool) (facts, error) {
-	f := facts{epochs: map[string]int32{}, nodes: map[store.Key]fact{}}
 	conds := map[store.Key]store.Rev{}
-	var read []store.Key
-	var epochs []string
 	for _, c := range t.If {
 		conds[c.Key] = c.Rev
-		if c.Rev == store.Absent || c.Rev == store.Exists {
-			continue
-		}
-		if c.Key.Partition == store.Alive {
-			if x, ok := s.fence(c); ok && !again {
-				f.nodes[c.Key] = x
-				continue
-			}
-		} else if _, ok := f.epochs[c.Key.Partition]; !ok {
-			f.epochs[c.Key.Partition] = 0
-			epochs = append(epochs, c.Key.Partition)
-		}
-		read = append(read, c.Key)
 	}
-	for _, o := range t.Then {
-		if _, ok := conds[o.Key]; !ok || o.Key.Partition == store.Alive && conds[o.Key] == store.Exists {
-			read = append(read, o.Key)
-		}
-	}
+	f, epochs, read := s.unknown(t, conds, again)
 	if again && len(read) > 0 {
 		if err := l.sync(ctx, s.root); err != nil {
 			return f, err
 		}
 	}
 	versions := make([]int32, len(epochs))
-	err := each(ctx, len(epochs), func(ctx context.Context, i int) error { // before the keys: a delete in between must show
+	err := each(ctx, len(epochs), func(ctx context.Context, i int) error {
 		st, err := l.stat(ctx, s.epoch(epochs[i]))
 		if st != nil {
 			versions[i] = st.Version
@@ -186,6 +167,32 @@ func (s *Store) look(ctx context.Context, l *link, t store.Txn, again bool) (fac
 		}
 	}
 	return f, err
+}
+
+// unknown returns what is known already, and the partitions and keys that must be read.
+func (s *Store) unknown(t store.Txn, conds map[store.Key]store.Rev, again bool) (f facts, epochs []string, read []store.Key) {
+	f = facts{epochs: map[string]int32{}, nodes: map[store.Key]fact{}}
+	for _, c := range t.If {
+		if c.Rev == store.Absent || c.Rev == store.Exists {
+			continue
+		}
+		if c.Key.Partition == store.Alive {
+			if x, ok := s.fence(c); ok && !again {
+				f.nodes[c.Key] = x
+				continue
+			}
+		} else if !slices.Contains(epochs, c.Key.Partition) {
+			epochs = append(epochs, c.Key.Partition)
+		}
+		read = append(read, c.Key)
+	}
+	for _, o := range t.Then {
+		want, conditional := conds[o.Key]
+		if !conditional || o.Key.Partition == store.Alive && want == store.Exists {
+			read = append(read, o.Key)
+		}
+	}
+	return f, epochs, read
 }
 
 func (s *Store) fact(ctx context.Context, l *link, k store.Key) (fact, error) {

@@ -138,18 +138,37 @@ func (w *watch) follow(ctx context.Context, l *link) error {
 
 // await waits for a change. ZooKeeper does not forget to tell; if it ever did, the watch would be silent for a while and not for good.
 func (w *watch) await(ctx context.Context, l *link, changed <-chan zk.Event) error {
-	t := time.NewTimer(lookEvery)
+	t := time.NewTicker(lookEvery)
 	defer t.Stop()
-	select {
-	case e := <-changed:
-		return e.Err
-	case <-l.down:
-		return l.wire.reason()
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for {
+		select {
+		case e := <-changed:
+			return e.Err
+		case <-l.down:
+			return l.wire.reason()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		if moved, err := w.moved(ctx, l); err != nil || moved {
+			return err
+		}
 	}
+}
+
+// moved asks whether the partition is elsewhere than the watch, without another watch: the library keeps each until it fires.
+func (w *watch) moved(ctx context.Context, l *link) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	path, count := w.s.head(w.partition), func(st *zk.Stat) int32 { return st.Version }
+	if w.partition == store.Alive {
+		path, count = w.s.signs(), func(st *zk.Stat) int32 { return st.Cversion }
+	}
+	st, err := l.stat(ctx, path)
+	if err != nil || st == nil {
+		return w.place.next != 0, err
+	}
+	return int64(count(st)) != w.place.next, nil
 }
 
 // lookKeys delivers the entries that the journal has more than were delivered. It returns a channel that tells of the next one when there
