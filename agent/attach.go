@@ -32,9 +32,10 @@ import (
 type addresses struct {
 	clock Clock
 
-	mu      sync.Mutex // guards both
+	mu      sync.Mutex // guards what follows
 	chosen  map[netKey]record.EndpointID
 	resting map[netKey]time.Time
+	former  map[nameKey]former
 }
 
 type netKey struct {
@@ -46,7 +47,7 @@ type netKey struct {
 const restFor = 10 * time.Second
 
 func newAddresses(clock Clock) *addresses {
-	return &addresses{clock: clock, chosen: map[netKey]record.EndpointID{}, resting: map[netKey]time.Time{}}
+	return &addresses{clock: clock, chosen: map[netKey]record.EndpointID{}, resting: map[netKey]time.Time{}, former: map[nameKey]former{}}
 }
 
 // choose finds an address for an endpoint and reserves it. Of preferred, which is the one it had before, nothing is lost if it is taken.
@@ -184,13 +185,21 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	addr := want.IP
 	if !near && takeKept(net, s.Name, &want) {
 		addr = want.Addrs[0]
+		a.addresses.remember(n.ID, s.Name, addr, want.MAC)
 	}
 	if !addr.IsValid() {
+		was := former{preferred, want.MAC}
+		if !near {
+			was = a.addresses.recall(n.ID, s.Name, want, preferred)
+		}
 		var err error
-		if addr, err = a.addresses.choose(n, net, want.Endpoint, preferred, near); err != nil {
+		if addr, err = a.addresses.choose(n, net, want.Endpoint, was.addr, near); err != nil {
 			return err
 		}
 		defer a.addresses.settle(n.ID, addr)
+		if addr == was.addr {
+			want.MAC = was.mac
+		}
 	}
 	want.Addrs, want.Intent = []netip.Addr{addr}, true
 	want.NoGateway = n.Internal

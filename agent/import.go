@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"weft/agent/api"
@@ -118,4 +119,37 @@ func takeKept(net *record.Net, name string, want *record.Attachment) bool {
 		want.MAC = k.MAC
 	}
 	return true
+}
+
+// former is what a name had by an import. Its kept address goes with the first join, also of a sandbox that then fails to start, or that is
+// removed to be made again with better options: the next of that name on this host gets it back as long as nobody else has it.
+type former struct {
+	addr netip.Addr
+	mac  record.MAC
+}
+
+type nameKey struct {
+	network record.NetworkID
+	name    string // folded
+}
+
+func (d *addresses) remember(n record.NetworkID, name string, a netip.Addr, mac record.MAC) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.former[nameKey{n, record.Fold(name)}] = former{a, mac}
+}
+
+// recall returns what an attachment is to have if it can: what it had itself, preferred, or else what its name had. The MAC address that goes
+// with that is the wanted one, where there is one.
+func (d *addresses) recall(n record.NetworkID, name string, want record.Attachment, preferred netip.Addr) former {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was, had := d.former[nameKey{n, record.Fold(name)}]
+	if preferred.IsValid() || !had {
+		return former{preferred, want.MAC}
+	}
+	if want.MAC != "" {
+		was.mac = want.MAC
+	}
+	return was
 }

@@ -57,3 +57,34 @@ func TestAnAttachmentTakesWhatIsKeptForItsName(t *testing.T) {
 		t.Errorf("took %+v", at)
 	}
 }
+
+func TestANameGetsItsImportedAddressBack(t *testing.T) {
+	// Given names that have taken what was kept for them, and left again
+	n := network(front, "10.1.0.0/24")
+	d := newAddresses(&stepClock{})
+	const mac = "02:00:00:00:00:77"
+	d.remember(front, "Web1", ip("10.1.0.9"), mac)
+	d.remember(front, "web2", ip("10.1.0.8"), "")
+	theirs := box("o", in(front, "e9", "10.1.0.8"))
+	net, _ := picture(t, 5, []*record.Network{n}, endpointOf(other, 1, theirs, theirs.Attachments[0])).Net(front)
+	for name, c := range map[string]struct {
+		sandbox   string
+		want      record.Attachment
+		preferred netip.Addr
+		addr      string
+		mac       record.MAC
+	}{
+		"again":                          {sandbox: "web1", addr: "10.1.0.9", mac: mac},
+		"with a MAC of its own":          {sandbox: "web1", want: record.Attachment{MAC: "02:00:00:00:00:01"}, addr: "10.1.0.9", mac: "02:00:00:00:00:01"},
+		"with an address that it had":    {sandbox: "web1", preferred: ip("10.1.0.5"), addr: "10.1.0.5"},
+		"whose address is another's now": {sandbox: "web2", addr: "10.1.0.2"},
+		"that had none":                  {sandbox: "web3", addr: "10.1.0.2"},
+	} {
+		was := d.recall(front, c.sandbox, c.want, c.preferred)
+		a, err := d.choose(n, net, "e1", was.addr, false)
+		if err != nil || a.String() != c.addr || a == was.addr && was.mac != c.mac {
+			t.Errorf("a name %s: %s %s, %v; want %s %s", name, a, was.mac, err, c.addr, c.mac)
+		}
+		d.settle(front, a)
+	}
+}
