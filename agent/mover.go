@@ -171,14 +171,16 @@ func (m *mover) enter(ctx context.Context, at *foothold) error {
 	if !m.a.member.joined() {
 		return nil
 	}
-	self := m.a.member.self()
+	id := m.a.member.identity()
+	life := m.a.member.life(id, m.a.member.self().VTEP)
+	life.Resume = id.Next // where an earlier life, or an earlier move, has left one
 	there := registry.New(registry.Config{Store: at.s, Picture: record.Empty, Now: m.a.clock.Now})
-	session, err := there.OpenLiveness(ctx, m.a.member.life(m.a.member.identity(), self.VTEP))
+	session, err := there.OpenLiveness(ctx, life)
 	if err != nil {
 		return fmt.Errorf("open a session in %s: %w", at.place.name, err)
 	}
 	at.session = session
-	return nil
+	return m.a.member.setIdentity(ctx, func(now *journal.Identity) { now.Next = session.ID() })
 }
 
 // drop gives a foothold up.
@@ -252,7 +254,7 @@ func (m *mover) remember(ctx context.Context, at *foothold, move *record.Move) e
 			id.Moved = nil
 		}
 		if at.session != nil {
-			id.Session = at.session.ID()
+			id.Next, id.Session = id.Session, at.session.ID()
 		}
 	})
 }

@@ -43,6 +43,7 @@ type Identity struct {
 	Store       string        `json:"store,omitempty"`   // the URL that Cluster was joined at
 	Session     string        `json:"session,omitempty"` // of the last agent, for the next to take over
 	VTEP        string        `json:"vtep,omitempty"`    // with which Session was opened
+	Next        string        `json:"next,omitempty"`    // this host's session in another store: one that the records may move to, or have left
 	Moved       *Moved        `json:"moved,omitempty"`   // nil: the records are where the agent's options say
 }
 
