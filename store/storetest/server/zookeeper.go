@@ -157,10 +157,13 @@ type silent struct{}
 func (silent) Printf(string, ...any) {}
 
 func (d *zookeeper) wait(ctx context.Context, c *Cluster) error {
-	for {
-		err := c.zookeeperReady()
+	for timeout := readyTimeout; ; {
+		slow, err := c.zookeeperReady(timeout)
 		if err == nil {
 			return nil
+		}
+		if slow {
+			timeout = min(2*timeout, slowTimeout)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -170,21 +173,27 @@ func (d *zookeeper) wait(ctx context.Context, c *Cluster) error {
 	}
 }
 
-// readyTimeout is below what a server grants: it is the client's until it is connected, and a client waits for an answer almost seven times as
-// long. A server that is just starting may accept a connection and never answer.
-const readyTimeout = 300 * time.Millisecond
+// A client waits almost seven times as long for the answer to its request for a session. A server that is just starting may take a connection
+// and never answer; one on a busy machine takes its time.
+const (
+	readyTimeout = 300 * time.Millisecond
+	slowTimeout  = 5 * time.Second
+)
 
-// zookeeperReady tries a write. What a client cannot do at once it would not do later either: its login waits for no server.
-func (c *Cluster) zookeeperReady() error {
-	cli, err := c.zookeeperClient(readyTimeout)
+// zookeeperReady tries a write, and tells whether a failure took its time. What a client cannot do at once it would not do later either: its
+// login waits for no server.
+func (c *Cluster) zookeeperReady(timeout time.Duration) (slow bool, err error) {
+	cli, err := c.zookeeperClient(timeout)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer cli.Close()
-	if _, err := cli.Create("/ready", nil, 0, zk.WorldACL(zk.PermAll)); err != nil && !errors.Is(err, zk.ErrNodeExists) {
-		return err
+	began := time.Now()
+	_, err = cli.Create("/ready", nil, 0, zk.WorldACL(zk.PermAll))
+	if err == nil || errors.Is(err, zk.ErrNodeExists) {
+		err = c.zookeeperOwn(cli)
 	}
-	return c.zookeeperOwn(cli)
+	return time.Since(began) > timeout, err
 }
 
 // zookeeperOwn lets nobody but the user make nodes in a secure cluster.
