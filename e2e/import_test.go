@@ -184,6 +184,7 @@ func TestNetworksOfDockerOnEtcdAreImported(t *testing.T) {
 	for _, n := range want {
 		a.sameAs(n)
 	}
+	b.weft("store", "check") // which finds nothing wrong, what is kept included
 	if v := inspect[struct{ VNI uint32 }](a, "network", "inspect", "-v", "fixed").VNI; v != 7000 {
 		t.Errorf("VNI %d, want 7000", v)
 	}
@@ -275,8 +276,9 @@ func wrongSourcesAreNamed(a *host, url string) {
 	}
 }
 
-// Debian's dockerd is built without Consul. What the recipe below left there, with a dockerd that was built from the sources of moby v20.10.24
-// ($DOCKERD), is put into a real server.
+// Debian's dockerd is built without Consul. What the recipe below left there, with a dockerd of moby v20.10.24's sources ($DOCKERD), is put into
+// a real server. That one was built in a GOPATH as GO111MODULE=off CGO_ENABLED=0 go build -tags "exclude_graphdriver_btrfs
+// exclude_graphdriver_devicemapper exclude_disk_quota" ./cmd/dockerd.
 func TestNetworksOfDockerOnConsulAreImported(t *testing.T) {
 	t.Parallel()
 	// Given a Consul with the tree that Docker left, below a path of its own
