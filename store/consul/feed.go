@@ -24,6 +24,7 @@ const (
 // page is a shard's journal, and with it partition alive's data, as they were at one moment.
 type page struct {
 	asked   time.Time // before the server was
+	heard   time.Time // when the answer came
 	entries []entry
 	data    []store.Entry // of partition alive only
 	index   store.Rev
@@ -177,7 +178,7 @@ func (f *feed) read(ctx, era context.Context, above uint64) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.index = store.Rev(index)
+	p.index, p.heard = store.Rev(index), time.Now()
 	p.take(f.s, f.shard, kvs)
 	return p, nil
 }

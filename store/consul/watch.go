@@ -184,10 +184,11 @@ func (s *Store) anchor(ctx context.Context, shard string) error {
 	return err // a failed comparison: another was faster
 }
 
-// take queues what a page tells beyond what is known. A page that may have been read before the list is no proof of anything.
+// take queues what a page tells beyond what is known. A page that was read before the list is no proof of anything. One that was asked for
+// before and came after may be newer, and the last for long: that is found out.
 func (w *watch) take(p *page) {
 	if !w.follow(p.entries) {
-		w.behind = p.asked.After(w.listed)
+		w.behind = p.heard.After(w.listed)
 		return
 	}
 	if w.partition == store.Alive {
