@@ -26,7 +26,7 @@ func TestFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		Attempts: 10,
+		Attempts: 6,
 		Frames:   1,
 	})
 }
