@@ -23,9 +23,9 @@ import (
 // one's work. A writer, of a cluster where perhaps nobody watches, looks once in many transactions.
 const (
 	keepEntries  = 4                     // in a journal at least
-	keepFor      = 50 * time.Millisecond // and those that watches may not have read yet, as far as clocks agree
+	keepFor      = 25 * time.Millisecond // and those that watches may not have read yet, as far as clocks agree
 	keepMost     = 512                   // and no more
-	trimStep     = 12                    // are moved together
+	trimStep     = 8                     // are moved together
 	minDelay     = 5 * time.Millisecond
 	maxDelay     = 2 * time.Second
 	trimEvery    = 256             // transactions of writers, by chance

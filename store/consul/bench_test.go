@@ -105,7 +105,7 @@ func each(b *testing.B, n int, d time.Duration, f func(worker int, i int64) erro
 	return float64(count.Load()) / time.Since(begin).Seconds()
 }
 
-// 64 clients, each with a store of its own, in turns of a second with 64 users of the raw client.
+// 64 clients, each with a store of its own, in turns of a second with 64 users of the raw client. Somebody watches, as always in a cluster.
 func BenchmarkManyClients(b *testing.B) {
 	const clients, turn = 64, time.Second
 	cli, prefix := rawClient(b), fmt.Sprintf("many%x", rand.Uint32())
@@ -113,6 +113,20 @@ func BenchmarkManyClients(b *testing.B) {
 	for range clients {
 		stores = append(stores, client(b, single, prefix))
 	}
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	resyncs := 0
+	w := client(b, single, prefix).Watch(ctx, store.Meta)
+	next(b, w)
+	wg.Go(func() {
+		for x := range w {
+			if x.Resync {
+				resyncs++
+			}
+		}
+	})
 	var raw, ours []float64
 	for b.Loop() {
 		run := fmt.Sprintf("raw%x", rand.Uint32())
@@ -130,6 +144,9 @@ func BenchmarkManyClients(b *testing.B) {
 	}
 	b.ReportMetric(mean(raw), "raw-txn/s")
 	b.ReportMetric(mean(ours), "store-txn/s")
+	cancel()
+	wg.Wait()
+	b.ReportMetric(float64(resyncs), "resyncs")
 	b.ReportMetric(0, "ns/op")
 }
 
