@@ -117,6 +117,9 @@ func (l *link) multi(ctx context.Context, ops ...any) ([]zk.MultiResponse, error
 				return nil, &refusedOp{r.Error}
 			}
 		}
+		if raced(err) {
+			err = &refusedOp{err}
+		}
 		return rs, err
 	})
 }

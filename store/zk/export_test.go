@@ -32,13 +32,16 @@ func (s *Store) Forget(ctx context.Context) error {
 }
 
 // Trim trims a partition's journal.
-func (s *Store) Trim(ctx context.Context, partition string, keep int, age time.Duration) error {
+func (s *Store) Trim(ctx context.Context, partition string, keep int, age time.Duration, most int) error {
 	l, err := s.data.link(ctx)
 	if err != nil {
 		return err
 	}
-	return trim(ctx, l, s.dir(partition)+logDir, keep, age)
+	return trim(ctx, l, s.dir(partition)+logDir, limits{keep, age, most})
 }
+
+// Keep sets how much a writer leaves of a journal.
+func (s *Store) Keep(keep int, age time.Duration) { s.limits = limits{keep, age, usual.most} }
 
 // Sweep empties the journals of partitions that were at rest for so long.
 func (s *Store) Sweep(ctx context.Context, idle time.Duration) error {
@@ -63,11 +66,8 @@ func (s *Store) Entries(ctx context.Context, partition string) (have, ever int, 
 	return int(dir.NumChildren), int(head.Version), err
 }
 
-// Limits of journals.
-const (
-	KeepEntries = keepEntries
-	TrimEvery   = trimEvery
-)
+// TrimEvery is how many entries a journal grows by before somebody trims it.
+const TrimEvery = trimEvery
 
 // HeadPath is where a partition's journal has its head.
 func (s *Store) HeadPath(partition string) string { return s.head(partition) }

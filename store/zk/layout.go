@@ -19,7 +19,7 @@ import (
 //	/alive/s/NAME@MARK        ephemeral; data: the value
 //	/alive/head               set by whoever opens a session
 //
-// Names and partitions are escaped; a single % is in no escaped name.
+// Names and partitions are escaped, and %rev is no escape. What a network that is no more leaves are five empty nodes.
 const (
 	keysDir   = "/k"
 	logDir    = "/log"

@@ -15,12 +15,17 @@ import (
 	"weft/store"
 )
 
-// A journal keeps the newest entries: some number of them whatever their age, younger ones beyond it, but never more than most. A watch that
-// is away for less than the age goes on where it was.
+// limits of a journal: it keeps the newest entries, some number of them whatever their age, younger ones beyond it, but never more than most.
+// A watch that is away for less than the age goes on where it was.
+type limits struct {
+	keep int
+	age  time.Duration
+	most int
+}
+
+var usual = limits{keep: 512, age: 30 * time.Second, most: 16 << 10}
+
 const (
-	keepEntries = 512
-	keepFor     = 30 * time.Second
-	mostEntries = 16 << 10
 	trimEvery   = 256 // entries; whoever makes such a one trims, so that it does not matter if the last one who should have did not
 	trimBatch   = 128 // deletes in one multi
 	trimTimeout = time.Minute
@@ -53,7 +58,7 @@ func (s *Store) trimNow(partition string) {
 	ctx, cancel := context.WithTimeout(s.ctx, trimTimeout)
 	defer cancel()
 	if l, err := s.data.link(ctx); err == nil {
-		err = trim(ctx, l, s.dir(partition)+logDir, keepEntries, keepFor)
+		err = trim(ctx, l, s.dir(partition)+logDir, s.limits)
 		if err == nil && partition == store.Meta {
 			err = s.sweep(ctx, l, idleFor)
 		}
@@ -67,9 +72,9 @@ func (s *Store) trimNow(partition string) {
 }
 
 // trim deletes all entries but the newest, and those that are younger than the newest one by less than the age. Time is the servers'.
-func trim(ctx context.Context, l *link, dir string, keep int, age time.Duration) error {
+func trim(ctx context.Context, l *link, dir string, to limits) error {
 	n, err := l.children(ctx, dir)
-	if err != nil || len(n.names) <= keep {
+	if err != nil || len(n.names) <= to.keep {
 		return err
 	}
 	slices.Sort(n.names)
@@ -84,15 +89,15 @@ func trim(ctx context.Context, l *link, dir string, keep int, age time.Duration)
 	if err != nil {
 		return err
 	}
-	old := sort.Search(len(n.names)-keep, func(i int) bool {
+	old := sort.Search(len(n.names)-to.keep, func(i int) bool {
 		t, e := made(i)
 		err = errors.Join(err, e)
-		return newest-t < age.Milliseconds()
+		return newest-t < to.age.Milliseconds()
 	})
 	if err != nil {
 		return err
 	}
-	return deleteAll(ctx, l, dir, n.names[:max(old, len(n.names)-mostEntries)])
+	return deleteAll(ctx, l, dir, n.names[:max(old, len(n.names)-to.most)])
 }
 
 func deleteAll(ctx context.Context, l *link, dir string, names []string) error {

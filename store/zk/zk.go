@@ -15,6 +15,9 @@
 //   - A session is a ZooKeeper session on a connection of its own with two ephemeral nodes: one under the key's name, which excludes others,
 //     and one under a name that is never used twice, which transactions are fenced with (session.go, alive.go).
 //
+// With a user, nodes are that user's only, by digest; a new password makes another identity of him, and whoever changes it changes the nodes'
+// lists of rights, too.
+//
 // A connection is used once (link.go): the client library would go on with what it remembers, and a server that was restored from a backup
 // refuses a client that has seen more than it has; it would take no new password, and open a new session without a word. So a new
 // connection gets a new client, and everything that was based on the old one looks again.
@@ -52,6 +55,7 @@ type Store struct {
 	cfg    Config
 	log    *slog.Logger
 	root   string
+	limits limits          // of journals
 	data   *keeper         // of the connection that everything but sessions uses
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -85,7 +89,7 @@ func New(cfg Config) (store.Store, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Store{cfg: cfg, log: cfg.Log, root: rootOf(prefix), ctx: ctx, cancel: cancel, trimming: map[string]bool{}, fences: map[store.Key]fact{}}
+	s := &Store{cfg: cfg, log: cfg.Log, root: rootOf(prefix), limits: usual, ctx: ctx, cancel: cancel, trimming: map[string]bool{}, fences: map[store.Key]fact{}}
 	s.data = newKeeper(s)
 	s.start(func() { s.data.run(ctx) }, nil)
 	return s, nil
