@@ -182,6 +182,9 @@ func (l *link) try(req *http.Request, k kind, endpoint string) (*http.Response, 
 		resp.Body = &body{resp.Body, cancel}
 		err = failure(resp)
 	} else {
+		if ctx.Err() != nil && req.Context().Err() == nil {
+			err = context.DeadlineExceeded // the caller has cancelled nothing
+		}
 		cancel()
 	}
 	if err != nil && !sent.Load() {
