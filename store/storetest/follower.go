@@ -22,6 +22,7 @@ type follower struct {
 	batches int
 	heard   map[store.Rev]bool // of transactions that came by themselves
 	told    []span             // what resyncs stand for
+	older   bool               // one of them brought older entries than were known
 	wrong   []string
 }
 
@@ -57,7 +58,7 @@ func (f *follower) blame(format string, args ...any) {
 func (f *follower) take(b store.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	back := b.Resync && b.Rev < f.last.Rev // another history: revisions of the two do not compare
+	f.older = f.older || b.Rev < f.last.Rev
 	switch {
 	case b.Resync != (f.batches == 0) && f.batches == 0:
 		f.blame("the first batch is none that begins a watch")
@@ -76,9 +77,11 @@ func (f *follower) take(b store.Batch) {
 		delete(f.have, k.Name)
 	}
 	for _, e := range b.Puts {
-		if old, ok := f.have[e.Key.Name]; ok && old.Rev >= e.Rev && !back && !b.Resync {
+		old, known := f.have[e.Key.Name]
+		if known && old.Rev >= e.Rev && !b.Resync {
 			f.blame("%s came twice: at revision %d after %d", e.Key, e.Rev, old.Rev)
 		}
+		f.older = f.older || known && old.Rev > e.Rev
 		f.have[e.Key.Name] = e
 	}
 	f.last, f.when = b, time.Now()
