@@ -153,12 +153,15 @@ func portion(all []entry) int {
 	return len(all)
 }
 
-// moving takes the oldest entries of a journal to its archive, and old segments out of that. The condition that the oldest entry is still
-// there keeps two clients from writing segments that overlap, and all from leaving a gap. The mark names the newest segment.
+// moving takes the oldest entries of a journal to its archive, and old segments out of that. The condition that the first is still there keeps
+// two clients from writing segments that overlap, and all from leaving a gap; that the last is there, too, from archiving what a restored
+// Consul has never seen. The mark names the newest segment.
 func (s *Store) moving(shard string, oldest []entry, old []segment) *plan {
 	journal, archive := s.journal(shard), s.archive(shard)
 	p := &plan{}
-	p.add(&api.KVTxnOp{Verb: api.KVCheckIndex, Key: journal + oldest[0].slot, Index: uint64(oldest[0].rev)})
+	for _, e := range []entry{oldest[0], oldest[len(oldest)-1]} {
+		p.add(&api.KVTxnOp{Verb: api.KVCheckIndex, Key: journal + e.slot, Index: uint64(e.rev)})
+	}
 	value := pack(oldest)
 	name := segmentName(oldest, len(value))
 	p.add(&api.KVTxnOp{Verb: api.KVSet, Key: archive + name, Value: value})

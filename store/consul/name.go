@@ -21,8 +21,18 @@ func shardOf(partition string) string {
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(partition)) // never fails
-	return fmt.Sprintf("n%02x", h.Sum32()%shards)
+	return networkShard(h.Sum32())
 }
+
+func allShards() []string {
+	out := []string{store.Meta, store.Alive}
+	for i := range shards {
+		out = append(out, networkShard(uint32(i)))
+	}
+	return out
+}
+
+func networkShard(n uint32) string { return fmt.Sprintf("n%02x", n%shards) }
 
 func (s *Store) root(shard string) string    { return s.prefix + shard + "/" }
 func (s *Store) journal(shard string) string { return s.root(shard) + "j/" }

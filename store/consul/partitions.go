@@ -2,7 +2,6 @@ package consul
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -19,12 +18,8 @@ func (s *Store) Partitions(ctx context.Context) ([]string, error) {
 	if _, err := s.id(ctx); err != nil { // names that may not be read are left out
 		return nil, s.readError("list the partitions", err)
 	}
-	names := []string{store.Meta, store.Alive}
-	for i := range shards {
-		names = append(names, fmt.Sprintf("n%02x", i))
-	}
 	var out []string
-	for _, shard := range names {
+	for _, shard := range allShards() {
 		dir := s.root(shard) + "k/"
 		levels, err := s.levels(ctx, dir)
 		if err != nil {

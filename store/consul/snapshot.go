@@ -119,7 +119,7 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 		return out, s.readError("ask for status", err)
 	}
 	out.Latency, out.ClusterID = time.Since(begin), id
-	if out.Rev, err = s.newest(ctx); err != nil {
+	if out.Rev, err = s.lastTxn(ctx); err != nil {
 		return out, s.readError("ask for the newest revision", err)
 	}
 	q := (&api.QueryOptions{}).WithContext(withKind(ctx, read))
@@ -128,6 +128,23 @@ func (s *Store) Status(ctx context.Context) (store.Status, error) {
 	}
 	out.Version = s.version(ctx)
 	return out, nil
+}
+
+// lastTxn returns the revision of the newest transaction. Others write to Consul, too, and so do those who trim journals: its own newest index
+// says nothing of what this prefix holds.
+func (s *Store) lastTxn(ctx context.Context) (rev store.Rev, err error) {
+	ops := []*api.KVTxnOp{{Verb: api.KVGetOrEmpty, Key: s.idKey()}}
+	for _, shard := range allShards() {
+		ops = append(ops, &api.KVTxnOp{Verb: api.KVGetTree, Key: s.journal(shard)})
+	}
+	got, err := s.read(ctx, ops...)
+	if err != nil {
+		return 0, err
+	}
+	for _, kv := range got {
+		rev = max(rev, store.Rev(kv.ModifyIndex))
+	}
+	return rev, nil
 }
 
 // version is the agent's, "" if the token may not ask.

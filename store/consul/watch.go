@@ -196,7 +196,7 @@ func (w *watch) take(p *page) {
 	}
 }
 
-// follow queues what comes after the entry that the watch stands on; false if that is not among these.
+// follow queues what comes after the entry that the watch stands on; false if that is not among these, or they are not one history.
 func (w *watch) follow(all []entry) bool {
 	i := slices.IndexFunc(all, func(e entry) bool { return e.position == w.at })
 	if i < 0 {
@@ -204,7 +204,7 @@ func (w *watch) follow(all []entry) bool {
 	}
 	for _, e := range all[i+1:] {
 		_, ops, err := decode(e.value)
-		if err != nil {
+		if err != nil || e.rev <= w.at.rev {
 			return false
 		}
 		w.add(e.rev, ops)

@@ -52,6 +52,7 @@ func TestWhatAPageTells(t *testing.T) {
 		"a journal that was wiped":           {page: page{asked: later, heard: later}, behind: true},
 		"a page from before":                 {page: page{asked: now.Add(-time.Second), heard: now.Add(-time.Second), entries: []entry{logged(9)}, data: both[:1], index: 9}},
 		"asked for before, and came after":   {page: page{asked: now.Add(-time.Second), heard: later, entries: []entry{logged(40)}, data: both, index: 40}, behind: true},
+		"a mixture of histories":             {page: page{asked: later, heard: later, entries: []entry{at, logged(8, store.Put(k("a"), nil))}, data: both, index: 10}, behind: true},
 		"a scribble":                         {page: page{asked: later, heard: later, entries: []entry{at, {position{11, 7}, "", []byte("?")}}, data: both, index: 11}, behind: true},
 	} {
 		t.Run(name, func(t *testing.T) {
