@@ -1,27 +1,18 @@
 package e2e
 
 import (
-	"context"
-	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"weft/store"
 	"weft/store/open"
 )
 
-// records is the cluster's store as a client of its own reads it, beside the agents. A network's partition can be listed but not found: so
-// it watches the networks come and go, and looks also into what those that are gone have left.
+// records is the cluster's store as a client of its own reads it, beside the agents.
 type records struct {
 	t     testing.TB
 	store store.Store
-
-	mu       sync.Mutex
-	networks map[string]bool // guarded by mu: every network that ever was
 }
 
 const networksPrefix = "networks/"
@@ -33,46 +24,16 @@ func (c *cluster) records() *records {
 	if c.backend != nil {
 		node, url = c.backend.node, c.backend.url
 	}
-	s, err := open.Open(url, nil, open.Options{Dial: node.Dial, Log: slog.New(slog.DiscardHandler)})
+	s, err := open.Open(url, nil, open.Options{Dial: node.Dial})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	r := &records{t: c.t, store: s, networks: map[string]bool{}}
-	ctx, cancel := context.WithCancel(context.Background())
-	first, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		r.watch(ctx, first)
-	}()
 	c.t.Cleanup(func() {
-		cancel()
-		<-ended
 		if err := s.Close(); err != nil {
 			c.t.Error(err)
 		}
 	})
-	select {
-	case <-first:
-	case <-within(c.t, patience).Done():
-		c.t.Fatalf("the store %s shows nothing", url)
-	}
-	return r
-}
-
-func (r *records) watch(ctx context.Context, first chan<- struct{}) {
-	for b := range r.store.Watch(ctx, store.Meta) {
-		r.mu.Lock()
-		for _, e := range b.Puts {
-			if id, ok := strings.CutPrefix(e.Key.Name, networksPrefix); ok {
-				r.networks[id] = true
-			}
-		}
-		r.mu.Unlock()
-		if first != nil {
-			close(first)
-			first = nil
-		}
-	}
+	return &records{c.t, s}
 }
 
 // endpoints are the keys of all networks' partitions, by their kind: ep, addr, name. The values of addr and name are endpoint IDs.
@@ -89,21 +50,15 @@ func (r *records) endpoints() map[string]map[string]string {
 	return out
 }
 
-// ofNetworks is all that is in the networks' partitions.
+// ofNetworks is all that is in the networks' partitions, also in those of networks that are no more.
 func (r *records) ofNetworks() (out []store.Entry) {
 	r.t.Helper()
-	for _, e := range r.list(store.Meta) { // one that was made just now may not have been seen yet
-		if id, ok := strings.CutPrefix(e.Key.Name, networksPrefix); ok {
-			r.mu.Lock()
-			r.networks[id] = true
-			r.mu.Unlock()
+	all, err := r.store.(store.Partitioner).Partitions(within(r.t, patience))
+	must(r.t, err)
+	for _, p := range all {
+		if strings.HasPrefix(p, "net/") {
+			out = append(out, r.list(p)...)
 		}
-	}
-	r.mu.Lock()
-	ids := slices.Collect(maps.Keys(r.networks))
-	r.mu.Unlock()
-	for _, id := range ids {
-		out = append(out, r.list("net/"+id)...)
 	}
 	return out
 }
