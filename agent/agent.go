@@ -123,6 +123,9 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.recoverSandboxes(ctx); err != nil {
 		return err
 	}
+	if id, err = a.forgetMove(ctx, id); err != nil {
+		return err
+	}
 	closeStore, err := a.openStore(ctx, id)
 	if err != nil {
 		return err

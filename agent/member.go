@@ -149,9 +149,6 @@ func (m *member) set(actor *registry.Actor, why error) {
 	if (actor == nil) != (m.actor == nil) {
 		m.since = m.clock.Now()
 	}
-	if actor != nil {
-		m.granted = [2]time.Duration{actor.Session.TTL(), actor.Session.Bound()}
-	}
 	m.actor, m.why = actor, why
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -413,6 +410,9 @@ type standing struct {
 func (m *member) standing() standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.actor != nil { // the session may be another store's by now
+		m.granted = [2]time.Duration{m.actor.Session.TTL(), m.actor.Session.Bound()}
+	}
 	s := standing{joined: m.actor != nil, since: m.since, why: m.why, ttl: m.granted[0], bound: m.granted[1]}
 	if s.bound == 0 {
 		s.ttl = m.ttl

@@ -73,6 +73,15 @@ func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll fu
 	}, nil
 }
 
+// forgetMove drops what an earlier life remembered of a move, where the options name another store by now.
+func (a *Agent) forgetMove(ctx context.Context, id journal.Identity) (journal.Identity, error) {
+	if id.Moved == nil || id.Moved.From == a.cfg.storeName() {
+		return id, nil
+	}
+	id.Moved = nil
+	return id, a.journal.SetIdentity(ctx, id)
+}
+
 func (a *Agent) startEmbedded(ctx context.Context) (*embedded.Server, error) {
 	listen := "127.0.0.1:0"
 	if a.cfg.EmbeddedListen != "" {

@@ -24,6 +24,9 @@ func (a *Agent) StoreStatus(ctx context.Context) api.StoreStatus {
 		URL: a.storeName(), Embedded: a.where().embedded, Cluster: a.member.identity().Cluster,
 		TTL: s.ttl, Bound: s.bound, State: api.StoreConnected, Since: s.since,
 	}
+	if configured := a.cfg.storeName(); configured != out.URL {
+		out.Configured = configured
+	}
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	out.Status, out.Err = askStore(asking, a.store, statusAsks)

@@ -250,3 +250,33 @@ func TestTheMovingAgentIsKilled(t *testing.T) {
 	t.Logf("%d of 6 moves had been done when their agent was killed", moved)
 	traffic.end()
 }
+
+// Given a cluster whose store is embedded in its first agent, when its records move to a store of their own, then they stay there when that agent
+// is restarted, and a new host is told by the embedded store.
+func TestRecordsMoveOutOfAnEmbeddedStore(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2, lab.Embedded{})
+	c.start()
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "web")
+	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
+	eventually(t, settle, func() error { return a.reaches(b.addr("web")) })
+	traffic := a.flow(b.addr("web"))
+	_, _, url := c.secondStore(server.Etcd, "weft")
+	if text := h2.weft("store", "migrate", "--to", url); !strings.Contains(text, "2 hosts follow") {
+		t.Errorf("migrate said %q", text)
+	}
+	h1.kill()
+	h1.up()
+	h1.awaitStore(url, 2)
+	if text := h1.weft("store", "status"); !strings.Contains(text, "Configured: embedded: the records have moved") {
+		t.Errorf("status says %q", text)
+	}
+	h3 := c.addHost("host3")
+	must(t, h3.Host.Start())
+	h3.awaitJoined()
+	h3.awaitStore(url, 3)
+	x := h3.box("x", "web").echo()
+	eventually(t, settle, func() error { return a.reaches(x.addr("web")) })
+	traffic.end()
+}

@@ -39,6 +39,7 @@ const (
 type StoreStatus struct {
 	store.Status
 	URL        string // without secrets
+	Configured string // what the options say, where the records have moved from there
 	Embedded   bool
 	Cluster    string // ID of the weft cluster
 	TTL, Bound time.Duration
@@ -57,7 +58,7 @@ type stores struct {
 func (s *stores) StoreStatus(ctx context.Context, _ *weftv1.StoreStatusRequest) (*weftv1.StoreStatusResponse, error) {
 	st := s.b.StoreStatus(ctx)
 	out := &weftv1.StoreStatusResponse{
-		Url: st.URL, Embedded: st.Embedded, Backend: st.Backend, Version: st.Version, Endpoints: st.Endpoints, Leader: st.Leader,
+		Url: st.URL, Configured: st.Configured, Embedded: st.Embedded, Backend: st.Backend, Version: st.Version, Endpoints: st.Endpoints, Leader: st.Leader,
 		Revision: uint64(st.Rev), HistoryId: st.Status.ClusterID, ClusterId: st.Cluster, SessionTtl: durationpb.New(st.TTL),
 		State: st.State, Since: timestamppb.New(st.Since), Hosts: uint32(st.Hosts), HostsAlive: uint32(st.Alive),
 	}

@@ -54,10 +54,10 @@ func TestStoreStatusOnTheWire(t *testing.T) {
 		"connected": {
 			api.StoreStatus{
 				Status: store.Status{Backend: "etcd", Version: "3.6", ClusterID: "h", Endpoints: []string{"a:1"}, Leader: "l", Rev: 7, Latency: time.Millisecond},
-				URL:    "etcd://a:1/weft", Cluster: "c", TTL: 15 * time.Second, Bound: 20 * time.Second, State: api.StoreConnected, Since: since, Hosts: 2, Alive: 1,
+				URL:    "etcd://a:1/weft", Configured: "zk://b", Cluster: "c", TTL: 15 * time.Second, Bound: 20 * time.Second, State: api.StoreConnected, Since: since, Hosts: 2, Alive: 1,
 			},
 			&weftv1.StoreStatusResponse{
-				Url: "etcd://a:1/weft", Backend: "etcd", Version: "3.6", HistoryId: "h", Endpoints: []string{"a:1"}, Leader: "l", Revision: 7,
+				Url: "etcd://a:1/weft", Configured: "zk://b", Backend: "etcd", Version: "3.6", HistoryId: "h", Endpoints: []string{"a:1"}, Leader: "l", Revision: 7,
 				Latency: durationpb.New(time.Millisecond), ClusterId: "c", SessionTtl: durationpb.New(15 * time.Second), SessionBound: durationpb.New(20 * time.Second),
 				State: "connected", Since: timestamppb.New(since), Hosts: 2, HostsAlive: 1,
 			},

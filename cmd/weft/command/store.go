@@ -19,6 +19,7 @@ func (c *cli) storeCommand() *cobra.Command {
 // storeState is what `store status` shows. Fields that are not known now are empty.
 type storeState struct {
 	Store         string
+	Configured    string
 	Embedded      bool
 	Backend       string
 	Version       string
@@ -79,7 +80,7 @@ func storeTrouble(r *weftv1.StoreStatusResponse) error {
 
 func stateOf(r *weftv1.StoreStatusResponse) storeState {
 	s := storeState{
-		Store: r.Url, Embedded: r.Embedded, Backend: r.Backend, Version: r.Version, Endpoints: r.Endpoints, Leader: r.Leader, Revision: r.Revision,
+		Store: r.Url, Configured: r.Configured, Embedded: r.Embedded, Backend: r.Backend, Version: r.Version, Endpoints: r.Endpoints, Leader: r.Leader, Revision: r.Revision,
 		ClusterID: r.ClusterId, HistoryID: r.HistoryId, State: r.State, Since: moment(r.Since), Error: r.Error, Hosts: r.Hosts, HostsAlive: r.HostsAlive,
 	}
 	if r.Latency != nil {
@@ -122,6 +123,9 @@ func (s storeState) human(now time.Time) string {
 		name = "embedded in this host's agent"
 	}
 	line("Store", name)
+	if s.Configured != "" {
+		line("Configured", s.Configured+": the records have moved, change", "--cluster-store of this host")
+	}
 	line("Back end", strings.TrimSpace(s.Backend+" "+s.Version))
 	line("State", s.State+" since "+strings.ToLower(table.Ago(now.Sub(s.Since))))
 	line("Endpoints", s.Endpoints...)

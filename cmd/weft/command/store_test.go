@@ -62,6 +62,9 @@ func TestStoreStatus(t *testing.T) {
 			"Latency:    810µs (median)\n", "Revision:   1234\n", "Session:    15s; a host that died is noticed within 21s\n", "Hosts:      3, of which 2 alive\n",
 		}, ""},
 		"embedded": {changed(connected(), func(r *weftv1.StoreStatusResponse) { r.Embedded, r.Url = true, "embedded" }), []string{"Store:      embedded in this host's agent\n"}, ""},
+		"moved": {changed(connected(), func(r *weftv1.StoreStatusResponse) { r.Configured = "zk://h:2181/weft" }), []string{
+			"Configured: zk://h:2181/weft: the records have moved, change\n            --cluster-store of this host\n",
+		}, ""},
 		"away": {away, []string{
 			"State:      away since ", "Leader:     not known now\n", "Latency:    not known now\n", "Revision:   not known now\n", "Hosts:      3; which of them are alive is not known now\n",
 		}, "cluster store etcd://192.0.2.2:2379,192.0.2.3:2379,192.0.2.4:2379/weft is not reachable: it does not answer"},

@@ -80,6 +80,7 @@ type StoreStatusResponse struct {
 	Error         string                 `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"` // why it is not connected
 	Hosts         uint32                 `protobuf:"varint,16,opt,name=hosts,proto3" json:"hosts,omitempty"`
 	HostsAlive    uint32                 `protobuf:"varint,17,opt,name=hosts_alive,json=hostsAlive,proto3" json:"hosts_alive,omitempty"` // only where the store is connected
+	Configured    string                 `protobuf:"bytes,18,opt,name=configured,proto3" json:"configured,omitempty"`                    // what the agent's options say, where the records have moved from there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +232,13 @@ func (x *StoreStatusResponse) GetHostsAlive() uint32 {
 		return x.HostsAlive
 	}
 	return 0
+}
+
+func (x *StoreStatusResponse) GetConfigured() string {
+	if x != nil {
+		return x.Configured
+	}
+	return ""
 }
 
 type CheckStoreRequest struct {
@@ -1001,7 +1009,7 @@ var File_proto_weft_v1_store_proto protoreflect.FileDescriptor
 const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\n" +
 	"\x19proto/weft/v1/store.proto\x12\aweft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n" +
-	"\x12StoreStatusRequest\"\xcd\x04\n" +
+	"\x12StoreStatusRequest\"\xed\x04\n" +
 	"\x13StoreStatusResponse\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1a\n" +
 	"\bembedded\x18\x02 \x01(\bR\bembedded\x12\x18\n" +
@@ -1024,7 +1032,10 @@ const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\x05error\x18\x0f \x01(\tR\x05error\x12\x14\n" +
 	"\x05hosts\x18\x10 \x01(\rR\x05hosts\x12\x1f\n" +
 	"\vhosts_alive\x18\x11 \x01(\rR\n" +
-	"hostsAlive\"\x13\n" +
+	"hostsAlive\x12\x1e\n" +
+	"\n" +
+	"configured\x18\x12 \x01(\tR\n" +
+	"configured\"\x13\n" +
 	"\x11CheckStoreRequest\"\x92\x01\n" +
 	"\x12CheckStoreResponse\x12,\n" +
 	"\bfindings\x18\x01 \x03(\v2\x10.weft.v1.FindingR\bfindings\x12\x12\n" +
