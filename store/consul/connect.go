@@ -66,8 +66,8 @@ func newLink(cfg Config, probeKey string) *link {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
 			conn, err := dial(ctx, network, address)
-			if c, ok := conn.(*net.TCPConn); ok {
-				err = errors.Join(err, c.SetKeepAliveConfig(keepAlive))
+			if c, ok := conn.(*net.TCPConn); ok && err == nil {
+				_ = c.SetKeepAliveConfig(keepAlive) // fails on a connection that has failed, and then so does its use
 			}
 			return conn, err
 		},
