@@ -58,7 +58,10 @@ func TestRecordsMoveWhileAgentsRun(t *testing.T) {
 
 	for i, k := range []server.Kind{server.Consul, server.ZooKeeper, server.Etcd} {
 		_, _, url := c.secondStore(k, "moved")
+		busy := make(chan error, 1)
+		go func() { busy <- h2.bustle(within(t, patience)) }() // claims and releases, of which none may fail
 		text := h1.weft("store", "migrate", "--to", url)
+		must(t, <-busy)
 		t.Log(text[strings.Index(text, "Moved"):])
 		if !strings.Contains(text, "2 hosts follow") {
 			t.Errorf("migrate said %q", text)

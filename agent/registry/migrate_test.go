@@ -304,3 +304,33 @@ func TestAMoveWithUnknownOutcomes(t *testing.T) {
 		}
 	}
 }
+
+// Given a network that is being removed, when its record gets another revision at any step, as a move of the records does, then it is removed.
+func TestARemovalOverAMove(t *testing.T) {
+	for at := 1; at <= 2; at++ {
+		w := memory.New()
+		h := newHost(t, w, "h1")
+		n := create(t, h, spec("front", "10.0.0.0/24"))
+		b := &between{Client: w.Client()}
+		t.Cleanup(func() { _ = b.Close() })
+		b.before = func(i int, _ string) {
+			if i != at {
+				return
+			}
+			e, err := h.st.Get(t.Context(), record.NetworkKey(n.ID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.st.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(e.Key, e.Value)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.use(b, "h1")
+		if _, err := h.RemoveNetwork(t.Context(), h.as, n.ID); err != nil {
+			t.Errorf("at list %d: %v", at, err)
+		}
+		if left := w.Backup().Entries; len(left) != 1 { // the counter of pools
+			t.Errorf("at list %d: left %v", at, left)
+		}
+	}
+}

@@ -271,7 +271,9 @@ func (r *Registry) finishRemoval(ctx context.Context, as Actor, n *record.Networ
 		t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(n.ID)))
 		gone, err = r.commit(ctx, t)
 		if k, lost := conflict(err); lost && k == record.NetworkKey(n.ID) {
-			return false, r.removedByOther(ctx, n)
+			var mine bool
+			mine, rev, err = r.removedByOther(ctx, as, n)
+			return mine, err
 		} else if lost {
 			return true, err
 		}
@@ -283,13 +285,17 @@ func (r *Registry) finishRemoval(ctx context.Context, as Actor, n *record.Networ
 	return gone, nil
 }
 
-// removedByOther tells success (it is gone: an unknown outcome of ours, or another's removal) from a network that was set active again.
-func (r *Registry) removedByOther(ctx context.Context, n *record.Network) error {
-	now, _, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(n.ID))
+// removedByOther tells success (it is gone: an unknown outcome of ours, or another's removal) from a network that was set active again, and from
+// one that is still being removed by us at another revision: the records have moved meanwhile.
+func (r *Registry) removedByOther(ctx context.Context, as Actor, n *record.Network) (mine bool, rev store.Rev, err error) {
+	now, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(n.ID))
 	if err != nil || now == nil {
-		return err
+		return false, rev, err
 	}
-	return refuse(InUse, "another host is changing network %s; try again", n.Name)
+	if now.State == record.Deleting && now.Deleter != nil && *now.Deleter == (record.Deleter{Host: as.Host, Incarnation: as.Incarnation}) {
+		return true, rev, nil
+	}
+	return false, rev, refuse(InUse, "another host is changing network %s; try again", n.Name)
 }
 
 func (r *Registry) setState(ctx context.Context, as Actor, n *record.Network, rev store.Rev, s record.NetworkState) (store.Rev, error) {
@@ -312,7 +318,9 @@ func (r *Registry) setState(ctx context.Context, as Actor, n *record.Network, re
 		k, lost := conflict(err)
 		switch {
 		case lost && k == record.NetworkKey(n.ID):
-			return r.stateWasSet(ctx, n.ID, next, &out)
+			again, now, err := r.stateWasSet(ctx, n, next, &out)
+			rev = now
+			return again, err
 		case lost || errors.Is(err, store.ErrUnknown):
 			return true, err
 		}
@@ -321,19 +329,26 @@ func (r *Registry) setState(ctx context.Context, as Actor, n *record.Network, re
 	return out, err
 }
 
-// stateWasSet tells whether the record is as we wanted it already: by an attempt of ours whose outcome was unknown.
-func (r *Registry) stateWasSet(ctx context.Context, id record.NetworkID, want record.Network, out *store.Rev) (bool, error) {
-	now, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(id))
+// stateWasSet tells whether the record is as we wanted it already: by an attempt of ours whose outcome was unknown. One that is as it was, at
+// another revision, is to be set again: the records have moved meanwhile.
+func (r *Registry) stateWasSet(ctx context.Context, was *record.Network, want record.Network, out *store.Rev) (again bool, rev store.Rev, err error) {
+	now, rev, err := get[record.Network](ctx, r.cfg.Store, record.NetworkKey(was.ID))
 	switch {
 	case err != nil:
-		return false, err
+		return false, rev, err
 	case now == nil:
-		return false, refuse(NotFound, "network %s not found: another host removed it", want.Name)
-	case now.State == want.State && (now.Deleter == nil) == (want.Deleter == nil) && (now.Deleter == nil || *now.Deleter == *want.Deleter):
+		return false, rev, refuse(NotFound, "network %s not found: another host removed it", want.Name)
+	case sameState(now, &want):
 		*out = rev
-		return false, nil
+		return false, rev, nil
+	case sameState(now, was):
+		return true, rev, nil
 	}
-	return false, refuse(InUse, "another host is changing network %s; try again", want.Name)
+	return false, rev, refuse(InUse, "another host is changing network %s; try again", want.Name)
+}
+
+func sameState(a, b *record.Network) bool {
+	return a.State == b.State && (a.Deleter == nil) == (b.Deleter == nil) && (a.Deleter == nil || *a.Deleter == *b.Deleter)
 }
 
 // refuseIfUsed lists the network's partition. An endpoint whose record is corrupt counts.
