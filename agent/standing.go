@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"time"
+
+	"weft/store/record"
+)
+
+// listed tells whether the store has this host's record: a store that was put back from a backup may not.
+func (m *member) listed(self record.Host) bool {
+	h, ok := m.picture().Host(self.ID)
+	return ok && h.Incarnation == self.Incarnation && h.VTEP == self.VTEP
+}
+
+// lookAgain makes the member compare its record with the store's now.
+func (m *member) lookAgain() { signal(m.look) }
+
+// standing is how this host stands with its store: whether it is a member and since when, why not, and what its last session was granted.
+type standing struct {
+	joined     bool
+	since      time.Time
+	why        error
+	ttl, bound time.Duration // bound is 0 before the first session
+}
+
+func (m *member) standing() standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.actor != nil { // the session may be another store's by now
+		m.granted = [2]time.Duration{m.actor.Session.TTL(), m.actor.Session.Bound()}
+	}
+	s := standing{joined: m.actor != nil, since: m.since, why: m.why, ttl: m.granted[0], bound: m.granted[1]}
+	if s.bound == 0 {
+		s.ttl = m.ttl
+	}
+	return s
+}
