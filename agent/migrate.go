@@ -289,6 +289,9 @@ func (a *Agent) AbortMigration(ctx context.Context) (to, warning string, err err
 	if m == nil {
 		return "", "", api.Refuse(api.NotFound, "no move of the records is under way")
 	}
+	if m.To == "" {
+		return "a store that is not known", "the record of the move could not be read: what was copied, if anything was, stays where it is", nil
+	}
 	there := a.placeOf(m.To, m.Opts)
 	if err := a.clear(ctx, there, m.ID); err != nil {
 		warning = fmt.Sprintf("what was copied to %s stays there: %v", there.name, err)

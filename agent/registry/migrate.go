@@ -104,8 +104,12 @@ func (r *Registry) AbortMove(ctx context.Context, only string) (*record.Move, er
 	err := retry(ctx, func(bool) (bool, error) {
 		now, rev, err := r.readMove(ctx)
 		switch {
+		case err != nil && rev != store.Absent && only == "": // it cannot be read: whoever asks for an end of it by name wants it gone
+			now = &record.Move{}
 		case err != nil:
 			return errors.Is(err, store.ErrUnreachable), err
+		}
+		switch {
 		case now == nil || only != "" && now.ID != only:
 			return false, nil
 		case now.State == record.MoveMoved:

@@ -18,10 +18,12 @@ const (
 // unmoved returns the condition that the records are still this store's: every write has it, so that none slips in behind a move's or a
 // restore's back. While the records are moved it waits for the end of that: the caller's store leads to the new one then.
 func (r *Registry) unmoved(ctx context.Context, fresh bool) (store.Cond, error) {
-	move, rev := r.cfg.Picture().Move()
+	view := r.cfg.Picture()
+	move, rev := view.Move()
 	ctx, cancel := context.WithTimeout(ctx, moveWait)
 	defer cancel()
-	for fresh = fresh || blocked(move, rev); ; {
+	fresh = fresh || blocked(move, rev) || view.Corrupt()[record.MovesKey()] != nil
+	for {
 		if fresh {
 			var err error
 			if move, rev, err = r.readMove(ctx); err != nil {
@@ -34,6 +36,7 @@ func (r *Registry) unmoved(ctx context.Context, fresh bool) (store.Cond, error) 
 		case move.State == record.MoveRestoring:
 			return store.Cond{}, refuse(InUse, "the cluster's records are being restored from a backup; try again when that is done (if it was interrupted: run weft restore again)")
 		}
+		fresh = true
 		select {
 		case <-ctx.Done():
 			return store.Cond{}, fmt.Errorf("the cluster's records are being moved to %s: %w", move.To, store.ErrUnreachable)
@@ -54,7 +57,7 @@ func (r *Registry) Move(ctx context.Context) (*record.Move, store.Rev, error) {
 func (r *Registry) readMove(ctx context.Context) (*record.Move, store.Rev, error) {
 	m, rev, err := get[record.Move](ctx, r.cfg.Store, record.MovesKey())
 	if err != nil {
-		return nil, 0, fmt.Errorf("read whether the records are being moved: %w", err)
+		return nil, rev, fmt.Errorf("read whether the records are being moved: %w", err)
 	}
 	return m, rev, err
 }
