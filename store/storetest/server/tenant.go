@@ -110,7 +110,8 @@ func (t *Tenant) grantConsul(ctx context.Context, secret string) error {
 	}
 	defer end()
 	rules := `key_prefix "` + t.prefix + `/" { policy = "write" }
-		session_prefix "" { policy = "write" }`
+		node "weft" { policy = "write" }
+		session "weft" { policy = "write" }`
 	if _, _, err := cli.ACL().PolicyCreate(&api.ACLPolicy{Name: TenantName, Rules: rules}, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 		return err
 	}
