@@ -134,6 +134,7 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.wire(id); err != nil {
 		return err
 	}
+	a.reopenNames(ctx) // before anyone is told that the agent is there
 	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.storeName(), "vtep", a.underlay.vtep.String())
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd is no error
 	return a.tend(ctx, func(ctx context.Context) error { return api.Serve(ctx, listener, a, a.log) })
@@ -159,7 +160,6 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.mover.run)
 	run(a.keepPicture)
 	run(a.watchEnds)
-	run(a.reopenNames)
 	run(a.removeEnded)
 	run(func(ctx context.Context) {
 		if err := serve(ctx); err != nil {
