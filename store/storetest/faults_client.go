@@ -60,7 +60,7 @@ func slow(t *testing.T, s *site) {
 	const by = 300 * time.Millisecond
 	c := s.client(t, prefixOf(t), late(s.near, by))
 	f := newFollower(t, "slow", c)
-	x := session(t, c, "slow", s.Floor)
+	x := session(t, c, "slow", max(s.Floor, 4*time.Second))
 	began := time.Now()
 	writers := newLoad(t, c)
 	for time.Since(began) < 2*x.TTL() {
