@@ -95,7 +95,7 @@ func (m *move) run(ctx context.Context) (api.Migrated, error) {
 	if err != nil {
 		return api.Migrated{}, err
 	}
-	if err := registry.CheckTarget(asking, m.to, m.a.member.identity().Cluster); err != nil {
+	if err := m.check(asking); err != nil {
 		return api.Migrated{}, err
 	}
 	m.record.Target = st.ClusterID
@@ -106,6 +106,19 @@ func (m *move) run(ctx context.Context) (api.Migrated, error) {
 	}
 	m.record.State, m.record.By = record.MovePreparing, as.Host
 	return m.carry(ctx)
+}
+
+// check makes sure that the new store is free.
+func (m *move) check(ctx context.Context) error {
+	p := m.a.follower.Picture()
+	ours := p.Cluster()
+	if ours == nil {
+		return errors.New("this host has not read its cluster's record yet: try again in a moment")
+	}
+	return registry.CheckTarget(ctx, m.to, ours, func(id record.HostID) bool {
+		_, alive := p.Alive(id)
+		return alive
+	})
 }
 
 // carry does what comes after the announcement.

@@ -164,8 +164,9 @@ type Target struct {
 	cluster record.Cluster
 }
 
-// CheckTarget refuses a store that is not free for a cluster's records: one that holds something else, or that hosts use.
-func CheckTarget(ctx context.Context, s store.Store, cluster string) error {
+// CheckTarget refuses a store that is not free for the records of a cluster: one that holds something else, or this cluster for hosts that are
+// not ours. What an earlier move has left there is no matter, nor are the sessions of hosts that are alive here: nobody is alive in two places.
+func CheckTarget(ctx context.Context, s store.Store, ours *record.Cluster, aliveHere func(record.HostID) bool) error {
 	meta, err := s.List(ctx, store.Meta)
 	if err != nil {
 		return err
@@ -174,15 +175,23 @@ func CheckTarget(ctx context.Context, s store.Store, cluster string) error {
 	if err != nil {
 		return err
 	}
+	others := 0
+	for _, e := range alive.Entries {
+		if !aliveHere(record.HostID(e.Key.Name)) {
+			others++
+		}
+	}
 	view := record.Empty().Apply(store.Meta, store.Batch{Rev: meta.Rev, Puts: meta.Entries})
 	move, _ := view.Move()
-	c := view.Cluster()
-	switch {
-	case c != nil && c.ID != cluster:
+	left := move != nil && move.State == record.MoveMoved
+	switch c := view.Cluster(); {
+	case c != nil && c.ID != ours.ID:
 		return refuse(Exists, "it holds cluster %s: give an empty prefix", c.ID)
-	case c != nil && (move == nil || move.State != record.MoveMoved) && len(alive.Entries) > 0:
-		return refuse(Exists, "it holds this very cluster, and %d hosts use it: it is the same store, or a copy that is alive", len(alive.Entries))
-	case c == nil && len(meta.Entries) > 0 && (move == nil || move.Cluster != cluster):
+	case c != nil && !left && c.History == ours.History:
+		return refuse(Exists, "it holds this very cluster: it is the same store, or a copy of it")
+	case c != nil && !left && others > 0:
+		return refuse(Exists, "it holds a copy of this cluster, and %d hosts use that", others)
+	case c == nil && len(meta.Entries) > 0 && (move == nil || move.Cluster != ours.ID):
 		return refuse(Exists, "there are other keys under its prefix: give an empty one")
 	}
 	return nil

@@ -203,7 +203,7 @@ func TestAMoveThatIsLeftAfterAnyStep(t *testing.T) {
 				if err := r.advance(record.MoveMoved); !errors.Is(err, registry.ErrMoveEnded) {
 					t.Errorf("the mover that was aborted goes on: %v", err)
 				}
-				if err := registry.CheckTarget(t.Context(), r.there, "c"); err != nil {
+				if err := registry.CheckTarget(t.Context(), r.there, &record.Cluster{ID: "c"}, nobody); err != nil {
 					t.Errorf("the new store is not free for another try: %v", err)
 				}
 				r.h.look(t)
@@ -219,6 +219,8 @@ func TestAMoveThatIsLeftAfterAnyStep(t *testing.T) {
 	}
 }
 
+func nobody(record.HostID) bool { return false }
+
 func hasReply(t *testing.T, h *host) (*record.MoveReply, bool) {
 	t.Helper()
 	h.look(t)
@@ -233,8 +235,8 @@ func TestStoresThatRecordsCannotMoveTo(t *testing.T) {
 		}
 		return store.Put(record.MovesKey(), b)
 	}
-	cluster := func(id string) store.Op {
-		b, err := record.Encode(&record.Cluster{ID: id})
+	cluster := func(id string, history ...string) store.Op {
+		b, err := record.Encode(&record.Cluster{ID: id, History: strings.Join(history, "")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +250,9 @@ func TestStoresThatRecordsCannotMoveTo(t *testing.T) {
 		"an empty one":               {nil, ""},
 		"one with sessions alone":    {[]store.Op{alive}, ""},
 		"another cluster's":          {[]store.Op{cluster("x")}, "it holds cluster x"},
-		"one that is in use":         {[]store.Op{cluster("c"), alive}, "this very cluster, and 1 hosts use it"},
+		"one that is in use":         {[]store.Op{cluster("c"), alive}, "a copy of this cluster, and 1 hosts use that"},
+		"the same one":               {[]store.Op{cluster("c", "now")}, "the same store, or a copy of it"},
+		"left, with sessions":        {[]store.Op{cluster("c", "m0"), store.Put(record.AliveKey("h2"), nil)}, ""},
 		"what a move has left":       {[]store.Op{cluster("c")}, ""},
 		"the one before":             {[]store.Op{cluster("c"), alive, mark(record.Move{ID: "m0", State: record.MoveMoved, To: "x://"})}, ""},
 		"half of this cluster":       {[]store.Op{mark(record.Move{ID: "m0", State: record.MoveRestoring, Cluster: "c"})}, ""},
@@ -264,7 +268,8 @@ func TestStoresThatRecordsCannotMoveTo(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			err := registry.CheckTarget(t.Context(), s, "c")
+			ours := func(id record.HostID) bool { return id == "h2" }
+			err := registry.CheckTarget(t.Context(), s, &record.Cluster{ID: "c", History: "now"}, ours)
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
