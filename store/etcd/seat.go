@@ -4,17 +4,15 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 )
 
-// Times of moving to another member: how long a call is out before the member is doubted, how long members may take to say how they are,
-// what part of that the present one is given when another has answered, and how long it is until the next survey.
+// Times of moving to another member: how long a call is out before the member is doubted, how long members may take to say how they are, and
+// how long it is until the next survey.
 const (
 	doubtAfter  = time.Second
 	surveyWait  = time.Second
-	grace       = 300 * time.Millisecond
 	firstSurvey = 200 * time.Millisecond
 	lastSurvey  = 2 * time.Second
 )
@@ -113,40 +111,39 @@ func (s *Store) moveTo(to string) {
 	s.seat.here, s.seat.leave = context.WithCancel(s.ctx)
 }
 
-// survey asks all members how they are. It returns the present one if that is well, else the first other that is, or "".
+// survey asks all members how they are. It returns the present one if that is well, however slow, else the first other that is, or "".
 func (s *Store) survey(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, surveyWait)
 	defer cancel()
-	at, _ := s.seat.now()
-	well := make(chan string, len(s.seat.endpoints))
+	type answer struct {
+		from string
+		well bool
+	}
+	answers := make(chan answer, len(s.seat.endpoints))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	for _, ep := range s.seat.endpoints {
 		wg.Go(func() {
 			st, err := s.cli.Status(ctx, ep)
-			if err == nil && st.Leader != 0 && !st.IsLearner {
-				well <- ep
-			} else {
-				well <- ""
-			}
+			answers <- answer{ep, err == nil && st.Leader != 0 && !st.IsLearner}
 		})
 	}
-	var others []string
-	var enough <-chan time.Time
+	at, _ := s.seat.now()
+	other, ruled := "", false
 	for range s.seat.endpoints {
-		select {
-		case ep := <-well:
-			if ep == at {
-				return at
-			}
-			if ep != "" {
-				others = append(others, ep)
-				enough = time.After(grace)
-			}
-		case <-enough:
-			return others[0]
+		a := <-answers // all come in time
+		switch {
+		case a.from == at && a.well:
+			return at
+		case a.from == at:
+			ruled = true
+		case a.well && other == "":
+			other = a.from
+		}
+		if ruled && other != "" {
+			break
 		}
 	}
-	return slices.Concat(others, []string{""})[0]
+	return other
 }
