@@ -17,7 +17,7 @@ import (
 
 // Times of a move.
 const (
-	readySlack   = 10 * time.Second // beyond the session's TTL: a session that was left in the new store by an earlier attempt is waited for
+	readySlack   = 10 * time.Second // beyond the end of sessions that were left: of hosts that died, and in the new store by an earlier attempt
 	finishTime   = 30 * time.Second // in which the last write must find an answer
 	followTime   = 15 * time.Second // in which the hosts are to follow
 	undoTime     = 15 * time.Second
@@ -210,7 +210,8 @@ func (m *move) undo(ctx context.Context, why error) error {
 
 // awaitReady waits until every host that is alive has said that it can follow. The error names those that cannot, or have not answered.
 func (m *move) awaitReady(ctx context.Context) ([]record.HostID, error) {
-	late := m.a.clock.After(m.a.member.ttl + readySlack)
+	s := m.a.member.standing()
+	late := m.a.clock.After(max(s.ttl, s.bound) + readySlack) // a host that has just died counts as alive until its session has ended
 	for seen := false; ; {
 		changed := m.a.follower.Changed()
 		p := m.a.follower.Picture()
