@@ -6,6 +6,8 @@ import (
 	"time"
 
 	zookeeper "github.com/go-zookeeper/zk"
+
+	"weft/store"
 )
 
 // Forget empties the journals of the store's partitions.
@@ -92,4 +94,14 @@ func (s *Store) Moved(ctx context.Context, partition string, entries int64) (boo
 	}
 	w := &watch{s: s, partition: partition, place: place{next: entries}}
 	return w.moved(ctx, l)
+}
+
+// Remembers tells whether the connection remembers a key well enough for a condition on its revision.
+func (s *Store) Remembers(ctx context.Context, c store.Cond) (bool, error) {
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return false, err
+	}
+	_, _, ok := l.memory.holds([]store.Cond{c})
+	return ok, nil
 }

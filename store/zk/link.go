@@ -34,8 +34,9 @@ type link struct {
 	wire     *wire
 	events   <-chan zk.Event
 	endpoint string
-	acl      []zk.ACL      // of nodes made through it
-	secret   string        // that it was authenticated with
+	acl      []zk.ACL // of nodes made through it
+	secret   string   // that it was authenticated with
+	memory   memory
 	slots    chan struct{} // one is taken by each call that the library has not answered yet
 
 	up, down         chan struct{}

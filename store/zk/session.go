@@ -203,7 +203,8 @@ func (x *session) run(ctx context.Context, l *link, last time.Time) {
 func (x *session) renew(ctx context.Context, l *link, last *time.Time) (gone bool) {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x.s.start(func() { l.alive(watching, min(silence, x.ttl*3/4)) }, func() {}) // so that there is time for another server
+	limit := max(min(silence, x.ttl*3/4), x.ttl/2) // so that there is time for another server
+	x.s.start(func() { l.alive(watching, limit) }, func() {})
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for time.Since(*last) < x.ttl {

@@ -73,6 +73,7 @@ func (s *Store) try(ctx context.Context, l *link, t store.Txn, again bool) (stor
 	m := s.build(l, t, f)
 	rs, err := l.multi(ctx, m.ops...)
 	if err == nil {
+		l.memory.applied(t.Then)
 		s.trimAfter(m, rs)
 		return store.Rev(rs[m.rev].Stat.Mzxid), over, nil
 	}
@@ -138,7 +139,7 @@ func (s *Store) look(ctx context.Context, l *link, t store.Txn, again bool) (fac
 	for _, c := range t.If {
 		conds[c.Key] = c.Rev
 	}
-	f, epochs, read := s.unknown(t, conds, again)
+	f, epochs, read := s.unknown(l, t, conds, again)
 	if again && len(read) > 0 {
 		if err := l.sync(ctx, s.root); err != nil {
 			return f, err
@@ -166,29 +167,46 @@ func (s *Store) look(ctx context.Context, l *link, t store.Txn, again bool) (fac
 			f.doubt = true
 		}
 	}
+	if err == nil {
+		l.memory.learn(f)
+	}
 	return f, err
 }
 
 // unknown returns what is known already, and the partitions and keys that must be read.
-func (s *Store) unknown(t store.Txn, conds map[store.Key]store.Rev, again bool) (f facts, epochs []string, read []store.Key) {
+func (s *Store) unknown(l *link, t store.Txn, conds map[store.Key]store.Rev, again bool) (f facts, epochs []string, read []store.Key) {
 	f = facts{epochs: map[string]int32{}, nodes: map[store.Key]fact{}}
+	dated := map[string][]store.Cond{}
 	for _, c := range t.If {
 		if c.Rev == store.Absent || c.Rev == store.Exists {
 			continue
 		}
-		if c.Key.Partition == store.Alive {
-			if x, ok := s.fence(c); ok && !again {
-				f.nodes[c.Key] = x
-				continue
-			}
-		} else if !slices.Contains(epochs, c.Key.Partition) {
-			epochs = append(epochs, c.Key.Partition)
+		if c.Key.Partition != store.Alive {
+			dated[c.Key.Partition] = append(dated[c.Key.Partition], c)
+		} else if x, ok := s.fence(c); ok && !again {
+			f.nodes[c.Key] = x
+		} else {
+			read = append(read, c.Key)
 		}
-		read = append(read, c.Key)
+	}
+	for p, cs := range dated {
+		known, epoch, ok := l.memory.holds(cs)
+		if ok && !again {
+			maps.Copy(f.nodes, known)
+			f.epochs[p] = epoch
+			continue
+		}
+		epochs = append(epochs, p)
+		for _, c := range cs {
+			read = append(read, c.Key)
+		}
 	}
 	for _, o := range t.Then {
 		want, conditional := conds[o.Key]
-		if !conditional || o.Key.Partition == store.Alive && want == store.Exists {
+		switch {
+		case !conditional && !o.Delete && !again && l.memory.has(o.Key):
+			f.nodes[o.Key] = fact{exists: true}
+		case !conditional || o.Key.Partition == store.Alive && want == store.Exists:
 			read = append(read, o.Key)
 		}
 	}
