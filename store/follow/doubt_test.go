@@ -25,6 +25,7 @@ func TestAStoreThatLostItsHistoryIsNotBelieved(t *testing.T) {
 		"emptied, newer":  {func(_ *testing.T, w *world, _ memory.Backup) { w.Restore(memory.Backup{Rev: 1000}) }, []string{"lost the record of cluster c"}},
 		"another's":       {another, []string{"holds cluster other, and this host belongs to c"}},
 		"older":           {func(_ *testing.T, w *world, early memory.Backup) { w.Restore(early) }, []string{"went back from revision"}},
+		"older, outgrown": {outgrown, []string{"the store went back: net/"}},
 		"record deleted":  {func(t *testing.T, w *world, _ memory.Backup) { w.apply(t, store.Del(record.ClusterKey())) }, []string{"lost the record of cluster c"}},
 		"record replaced": {func(t *testing.T, w *world, _ memory.Backup) { w.apply(t, cluster(t, "other")) }, []string{"holds cluster other"}},
 	} {
@@ -58,6 +59,12 @@ func another(_ *testing.T, w *world, _ memory.Backup) {
 		panic(err)
 	}
 	w.Restore(memory.Backup{Rev: 1000, Entries: []store.Entry{{Key: record.ClusterKey(), Value: b, Rev: 900}}})
+}
+
+// outgrown is an older store in which so much was written since that its revision is beyond what was seen.
+func outgrown(t *testing.T, w *world, early memory.Backup) {
+	op := endpoint(t, front, 1)[0]
+	w.Restore(memory.Backup{Rev: 1000, Entries: append(slices.Clone(early.Entries), store.Entry{Key: op.Key, Value: op.Value, Rev: 1})})
 }
 
 func disbelieved(t *testing.T, w *world, f *follow.Follower, want []string) {

@@ -221,11 +221,11 @@ func (f *Follower) take(ctx context.Context, partition string, b store.Batch) {
 		return
 	}
 	f.truth = f.truth.Apply(partition, b)
-	f.heard[partition] = true
 	if b.Anew {
 		delete(f.seen, partition)
 	}
 	f.doubtIf(f.judge(partition, b))
+	f.heard[partition] = true
 	if f.doubt != nil {
 		f.show(f.shown.Load()) // the same picture: those who wait for another one are to hear of the doubt
 		return
@@ -257,6 +257,22 @@ func (f *Follower) judge(partition string, b store.Batch) error {
 	}
 	if seen := f.seen[partition]; b.Rev < seen {
 		return fmt.Errorf("the store went back from revision %d to %d: it was restored from a backup", seen, b.Rev)
+	}
+	return f.overtaken(partition, b)
+}
+
+// overtaken finds a store that went back and has grown beyond what was seen since: where history was lost, all that has changed must have been
+// written after what was seen. Sessions' keys come and go by other ways than transactions.
+func (f *Follower) overtaken(partition string, b store.Batch) error {
+	seen, any := f.seen[partition]
+	if !any || !b.Resync || partition == store.Alive {
+		return nil
+	}
+	for _, e := range b.Puts {
+		known := f.shown.Load().KeyRev(e.Key)
+		if e.Rev < known || f.heard[partition] && e.Rev <= seen {
+			return fmt.Errorf("the store went back: %s was written at revision %d, and this host had seen %d: it was restored from a backup", e.Key, e.Rev, seen)
+		}
 	}
 	return nil
 }

@@ -148,6 +148,18 @@ func (s *Snapshot) Host(id HostID) (*Host, bool) {
 	return h, ok
 }
 
+// KeyRev is the revision of a record that has one of its own: any of partition meta, and an endpoint. It is store.Absent for what is not there
+// and for all other keys.
+func (s *Snapshot) KeyRev(k store.Key) store.Rev {
+	if k.Partition == store.Meta {
+		return s.meta.revs[k.Name]
+	}
+	if net, ok := s.Net(NetworkID(strings.TrimPrefix(k.Partition, NetPartition("")))); ok {
+		return net.EndpointRev(EndpointID(strings.TrimPrefix(k.Name, "ep/")))
+	}
+	return store.Absent
+}
+
 // HostRev is the revision of the host's record, store.Absent where there is none.
 func (s *Snapshot) HostRev(id HostID) store.Rev { return s.meta.revs[HostKey(id).Name] }
 
