@@ -274,6 +274,9 @@ func TestWhatLeavesIsWaitedFor(t *testing.T) {
 		defer s.stop()
 		s.write(hosts()...)
 		s.write(network(front, "10.1.0.0/24"), network(back, "10.1.8.0/24")) // of one VNI, as if the first were removed
+		s.follower.Follow(front)
+		s.follower.Follow(back)
+		pass(time.Second) // until both are known: of what is not, nothing is deleted
 		s.set(box("a", in(front, "e1", "10.1.0.2")))
 		if err := s.do(t.Context(), front, "e1"); err != nil {
 			t.Fatal(err)
