@@ -28,7 +28,7 @@ const (
 	trimStep     = 8                     // are moved together
 	minDelay     = 5 * time.Millisecond
 	maxDelay     = 2 * time.Second
-	trimEvery    = 256             // transactions of writers, by chance
+	trimEvery    = 256             // transactions of a writer
 	trimMost     = 100             // entries, in one transaction: Consul takes 128 operations
 	trimBytes    = 192 << 10       // and 512 KiB, in base64
 	archiveBytes = 4 << 20         // of a shard
@@ -56,7 +56,7 @@ func surplus(all []entry, now time.Time) []entry {
 
 // trimSometimes trims the journals that a transaction has written, one time in many.
 func (s *Store) trimSometimes(shards []string) {
-	if rand.N(trimEvery) != 0 {
+	if s.written.Add(1)%trimEvery != 0 {
 		return
 	}
 	for _, shard := range shards {

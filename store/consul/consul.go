@@ -80,6 +80,7 @@ type Store struct {
 
 	identified atomic.Bool // the key that names this history is known to be there
 	trimming   sync.Map    // by shard: one trim at a time
+	written    atomic.Uint32
 
 	mu sync.Mutex // guards wg's Add against Close
 	wg sync.WaitGroup

@@ -84,6 +84,7 @@ func (d *consul) command(m *Member) (*exec.Cmd, error) {
 	cfg := map[string]any{
 		"server": true, "bootstrap_expect": len(m.cluster.Members), "node_name": m.Name, "data_dir": m.Dir, "bind_addr": host, "client_addr": host,
 		"retry_join": join, "retry_interval": "1s", "ports": ports, "performance": map[string]any{"raft_multiplier": 1},
+		"limits":    map[string]any{"http_max_conns_per_client": 2000}, // 200 for one address: all clients of all tests have the same
 		"log_level": "warn", "disable_update_check": true, "connect": map[string]any{"enabled": false},
 	}
 	if id := m.cluster.identity(); id != nil {
