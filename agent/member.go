@@ -58,9 +58,9 @@ type memberConfig struct {
 
 // Times of the membership.
 const (
-	callTimeout   = 4500 * time.Millisecond // of a claim: an answer, whatever it is, comes within five seconds
-	joinPatience  = 3 * time.Second         // how long a claim waits for a join under way
-	refreshEvery  = 30 * time.Second        // how often the host's record is compared with its routes and underlay
+	callTimeout   = 4 * time.Second  // of a claim: an answer, whatever it is, comes within five seconds also on a busy machine
+	joinPatience  = 3 * time.Second  // how long a claim waits for a join under way
+	refreshEvery  = 30 * time.Second // how often the host's record is compared with its routes and underlay
 	firstJoinWait = 100 * time.Millisecond
 	lastJoinWait  = 5 * time.Second
 )

@@ -160,7 +160,7 @@ func (s *Store) turnedAway(ctx context.Context, l *link) error {
 }
 
 // alive returns when the connection is over, or when ctx ends. It ends the connection itself when the server is silent for too long: it asks
-// after three eighths of that time, if pings have not done so before.
+// after half of that time, if pings have not done so before.
 func (l *link) alive(ctx context.Context, limit time.Duration) {
 	t := time.NewTicker(limit / 8)
 	defer t.Stop()
@@ -172,10 +172,10 @@ func (l *link) alive(ctx context.Context, limit time.Duration) {
 			return
 		case <-t.C:
 		}
-		if l.wire.quiet() < limit*3/8 {
+		if l.wire.quiet() < limit/2 {
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, limit-limit*3/8)
+		call, cancel := context.WithTimeout(ctx, limit/2)
 		_, err := l.stat(call, "/")
 		cancel()
 		if err != nil && l.wire.quiet() >= limit {

@@ -19,7 +19,7 @@ import (
 const (
 	firstRetry = 50 * time.Millisecond // when the store did not answer as it should
 	lastRetry  = 2 * time.Second
-	lookEvery  = 30 * time.Second // a quiet one makes sure that nothing has changed
+	lookEvery  = time.Minute      // a quiet one makes sure that nothing has changed
 	listWait   = 30 * time.Second // for a whole partition
 )
 
