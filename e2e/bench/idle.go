@@ -38,7 +38,7 @@ func (b *bench) measureIdle(ctx context.Context) error {
 	if err := settle(ctx, 3*time.Second); err != nil {
 		return err
 	}
-	window := time.Duration(b.n(20, 1)) * time.Second
+	window := time.Duration(b.n(20, 4)) * time.Second
 	var s sample
 	for range b.n(3, 1) {
 		before, err := b.received()
