@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -56,7 +57,8 @@ func (s *Store) open(ctx context.Context, endpoint string, timeout time.Duration
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
-	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	// Not all clients of a server that is frozen are to come again together.
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout*3/4+rand.N(loginTimeout/2))
 	defer cancel()
 	if err := l.login(ctx, s); err != nil {
 		s.drop(l, false)
