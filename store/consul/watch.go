@@ -26,7 +26,7 @@ type watch struct {
 	known     map[string]state // by name
 	rev       store.Rev        // up to which everything is delivered or queued
 	at        position         // the journal entry that it stands on
-	listed    time.Time        // since when it stands where a list was
+	listed    time.Time        // before the list, or the history, that it stands on was asked for
 	begun     bool
 	behind    bool // the journal has moved on: read what was taken out of it
 	lost      bool // what was delivered does not lead to what is there: list
@@ -129,11 +129,12 @@ func (w *watch) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*callTimeout)
 	defer cancel()
 	if w.behind && !w.lost {
+		asked := time.Now() // a page that comes while the answer is on its way may be newer
 		all, err := w.s.history(ctx, shardOf(w.partition), w.at.rev)
 		if err != nil {
 			return err
 		}
-		w.behind, w.listed = false, time.Now()
+		w.behind, w.listed = false, asked
 		w.lost = !w.follow(all)
 	}
 	if w.lost {
@@ -144,9 +145,11 @@ func (w *watch) recover(ctx context.Context) error {
 
 // resync lists, and queues the difference to what was delivered or queued before.
 func (w *watch) resync(ctx context.Context) error {
+	asked := time.Now()
 	l, err := w.s.snapshot(ctx, w.partition)
 	if err == nil && l.at == (position{}) {
 		if err = w.s.anchor(ctx, shardOf(w.partition)); err == nil {
+			asked = time.Now()
 			l, err = w.s.snapshot(ctx, w.partition)
 		}
 	}
@@ -171,7 +174,7 @@ func (w *watch) resync(ctx context.Context) error {
 	if !w.begun || l.Rev < w.rev || len(b.Puts)+len(b.Dels) > 0 {
 		w.queue = append(w.queue, b)
 	}
-	w.known, w.rev, w.at, w.listed, w.begun, w.lost, w.behind = now, l.Rev, l.at, time.Now(), true, false, false
+	w.known, w.rev, w.at, w.listed, w.begun, w.lost, w.behind = now, l.Rev, l.at, asked, true, false, false
 	return nil
 }
 
