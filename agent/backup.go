@@ -10,10 +10,14 @@ import (
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/store/backup"
+	"weft/store/record"
 )
 
 // settleTime is what agents get to hear that a store is being replaced under them, before anything in it changes.
 const settleTime = time.Second
+
+// registerTime is what they get to register again.
+const registerTime = 10 * time.Second
 
 // BackupStore writes all records of the cluster.
 func (a *Agent) BackupStore(ctx context.Context, w io.Writer) error {
@@ -37,9 +41,18 @@ func (a *Agent) RestoreStore(ctx context.Context, r api.RestoreRequest, file io.
 		return out, nil
 	}
 	a.log.Warn("the store's records were replaced by those of a backup", "cluster", out.Backup.Cluster, "taken", out.Backup.Time, "replaced", out.Replaced)
-	survey, err := a.registry.Inspect(ctx)
-	out.Findings = survey.Findings
+	out.Findings, err = a.atRest(ctx)
 	return out, err
+}
+
+// atRest checks the store, for a while again where it finds something: the hosts, this one too, register anew after a restore.
+func (a *Agent) atRest(ctx context.Context) ([]record.Finding, error) {
+	for end := a.clock.Now().Add(registerTime); ; {
+		survey, err := a.registry.Inspect(ctx)
+		if err != nil || len(survey.Findings) == 0 || a.clock.Now().After(end) {
+			return survey.Findings, err
+		}
+	}
 }
 
 // adopt makes this host one of a cluster whose records are about to be put into its store.

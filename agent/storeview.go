@@ -72,6 +72,12 @@ func askStore(ctx context.Context, s store.Store, times int) (store.Status, erro
 
 // CheckStore checks every rule over the whole store.
 func (a *Agent) CheckStore(ctx context.Context) (registry.Survey, error) {
+	first, cancel := context.WithTimeout(ctx, callTimeout) // one that is away says so at once
+	_, err := a.store.Status(first)
+	cancel()
+	if err != nil {
+		return registry.Survey{}, a.member.explain(err)
+	}
 	s, err := a.registry.Inspect(ctx)
 	if err != nil {
 		return s, a.member.explain(err)

@@ -3,8 +3,15 @@ package about
 
 import "runtime/debug"
 
-// Version is set at link time; a plain `go build` leaves it to the module's or the commit's.
-var Version = fromBuildInfo()
+// Version is set at link time, which only a variable without a value of its own allows; a plain `go build` leaves it to the module's or the
+// commit's.
+var Version string
+
+func init() {
+	if Version == "" {
+		Version = fromBuildInfo()
+	}
+}
 
 func fromBuildInfo() string {
 	b, ok := debug.ReadBuildInfo()

@@ -201,7 +201,7 @@ func TestKeptAddressesAreReleased(t *testing.T) {
 
 	// Then it is not removed
 	_, err := h.RemoveNetwork(t.Context(), h.as, n.ID)
-	if registry.KindOf(err) != registry.InUse || !strings.Contains(err.Error(), "keeps imported addresses for web0, web1") || !strings.Contains(err.Error(), "weft import release web") {
+	if registry.KindOf(err) != registry.InUse || !strings.Contains(err.Error(), "keeps imported addresses for web0, web1") || !strings.Contains(err.Error(), "weft import release --all web") {
 		t.Errorf("remove: %v", err)
 	}
 

@@ -237,7 +237,7 @@ func (r *Registry) refuseIfUsed(ctx context.Context, n *record.Network) error {
 	case len(users) > 0:
 		return refuse(InUse, "network %s id %s has active endpoints: %s", n.Name, n.ID, firstNames(users))
 	case len(kept) > 0:
-		return refuse(InUse, "network %s id %s keeps imported addresses for %s: release them with `weft import release %s`", n.Name, n.ID, firstNames(kept), n.Name)
+		return refuse(InUse, "network %s id %s keeps imported addresses for %s: release them with `weft import release --all %s`", n.Name, n.ID, firstNames(kept), n.Name)
 	}
 	return nil
 }

@@ -63,12 +63,22 @@ func surveyOf(h record.Holdings, found []record.Finding) Survey {
 	return out
 }
 
+// listTime is how long one partition may take.
+const listTime = 20 * time.Second
+
+// listIn lists a partition of a store that may stop to answer at any moment.
+func listIn(ctx context.Context, s store.Store, partition string) (store.Snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
+	return s.List(ctx, partition)
+}
+
 // readAll reads all partitions of a store, each as it was at one moment: first meta, then what it leads to, so that what is found in a network
 // later than the hosts and networks were read can only be newer than they are.
 func readAll(ctx context.Context, s store.Store) (record.Holdings, error) {
 	h := record.Holdings{Others: map[string]store.Snapshot{}}
 	var err error
-	if h.Meta, err = s.List(ctx, store.Meta); err != nil {
+	if h.Meta, err = listIn(ctx, s, store.Meta); err != nil {
 		return h, err
 	}
 	names, err := partitions(ctx, s, h.Meta)
@@ -76,11 +86,11 @@ func readAll(ctx context.Context, s store.Store) (record.Holdings, error) {
 		return h, err
 	}
 	for _, p := range names {
-		if h.Others[p], err = s.List(ctx, p); err != nil {
+		if h.Others[p], err = listIn(ctx, s, p); err != nil {
 			return h, err
 		}
 	}
-	h.Alive, err = s.List(ctx, store.Alive)
+	h.Alive, err = listIn(ctx, s, store.Alive)
 	return h, err
 }
 
@@ -91,7 +101,9 @@ func partitions(ctx context.Context, s store.Store, meta store.Snapshot) ([]stri
 		out = append(out, record.NetPartition(n.ID))
 	}
 	if p, ok := s.(store.Partitioner); ok {
-		all, err := p.Partitions(ctx)
+		limited, cancel := context.WithTimeout(ctx, listTime)
+		all, err := p.Partitions(limited)
+		cancel()
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
 		}
