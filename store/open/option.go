@@ -115,7 +115,7 @@ func server(to *string, v string) error {
 func seconds(to *time.Duration, s string) error {
 	n, err := strconv.Atoi(s)
 	if err != nil || n <= 0 || n > int(maxTTL/time.Second) {
-		return errors.New("it must be a number of seconds")
+		return fmt.Errorf("it must be a number of seconds from 1 to %d", maxTTL/time.Second)
 	}
 	*to = time.Duration(n) * time.Second
 	return nil

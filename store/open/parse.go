@@ -88,6 +88,9 @@ func parseURL(raw string) (name string, endpoints []string, path string, err err
 		}
 		return "", nil, "", errors.New("the cluster store's URL must not hold a password: use --cluster-store-opt " + want)
 	}
+	if strings.Contains(rest, "?") { // whatever it is, it is not shown: elsewhere passwords stand there
+		return "", nil, "", errors.New("the cluster store's URL takes nothing after a question mark: options are given with --cluster-store-opt")
+	}
 	hosts, path, _ := strings.Cut(rest, "/")
 	for h := range strings.SplitSeq(hosts, ",") {
 		ep, err := endpoint(h, s.port)
@@ -126,6 +129,9 @@ func prefix(inURL, path string) (string, error) {
 }
 
 func endpoint(s, defaultPort string) (string, error) {
+	if s == "" {
+		return "", errors.New("an endpoint is empty: it must be HOST or HOST:PORT")
+	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		host, port = s, defaultPort
@@ -161,5 +167,6 @@ func Redact(raw string) string {
 	} else {
 		scheme += "://"
 	}
-	return scheme + rest[strings.LastIndex(rest, "@")+1:]
+	rest, _, _ = strings.Cut(rest[strings.LastIndex(rest, "@")+1:], "?") // where others take a password, too
+	return scheme + rest
 }
