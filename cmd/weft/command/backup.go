@@ -1,13 +1,11 @@
 package command
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -22,18 +20,19 @@ func (c *cli) backupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "backup [OPTIONS]", Short: "Write all records of the cluster to a file", Args: exactly(0),
 		Long: `Write all records of the cluster (networks, hosts, endpoints, fences) to a file, or to the standard output. The file is text with
-checksums, and "weft restore" puts it into any store. It appears under its name only when it is whole, and only its owner may read it.`,
+checksums, and "weft restore" puts it into any store. It appears under its name only when it is whole; a new file is for its owner alone, one
+that is replaced keeps its mode. A pipe or a device is written into.`,
 		Example: `  weft backup -o weft-backup.txt
   weft backup | ssh other 'cat > weft-backup.txt'`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output == "" || output == "-" {
-				if f, ok := c.env.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-					return errors.New("a backup is nothing for a terminal: give a file with -o, or redirect the output")
-				}
-				return c.backupTo(cmd.Context(), c.env.Out)
+			if output != "" && output != "-" {
+				return c.backupFile(cmd.Context(), output)
 			}
-			return c.backupFile(cmd.Context(), output)
+			if f, ok := c.env.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+				return errors.New("a backup is nothing for a terminal: give a file with -o, or redirect the output")
+			}
+			return c.backupTo(cmd.Context(), c.env.Out)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "File to write to (default: the standard output)")
@@ -68,42 +67,6 @@ func (c *cli) backupTo(ctx context.Context, w io.Writer) error {
 		}
 		done.Add(int64(n))
 	}
-}
-
-// backupFile writes beside the file, makes sure that what was written is whole, and only then gives it its name.
-func (c *cli) backupFile(ctx context.Context, name string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), ".weft-backup-*") // 0600
-	if err != nil {
-		return fmt.Errorf("write the backup: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreClosed(f.Close()), os.Remove(f.Name()))
-		}
-	}()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := c.backupTo(ctx, w); err != nil {
-		return err
-	}
-	if err := errors.Join(w.Flush(), f.Sync()); err != nil {
-		return fmt.Errorf("write the backup: %w", err)
-	}
-	r, err := verified(f)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Close(), os.Rename(f.Name(), name)); err != nil {
-		return fmt.Errorf("write the backup: %w", err)
-	}
-	_, err = fmt.Fprintf(c.env.Out, "%s: %d keys of cluster %s at revision %d\n", name, r.Count(), r.Header().Cluster, r.Rev())
-	return err
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
 // verified reads a file from its beginning to its end. It is there again for reading from the beginning.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,7 +85,7 @@ func TestBackup(t *testing.T) {
 	f.serve(t, s.path)
 	dir := t.TempDir()
 	name := filepath.Join(dir, "b.txt")
-	if r := s.run("backup", "-o", name); r.code != 0 || r.out != name+": 1 keys of cluster c at revision 8\n" {
+	if r := s.run("backup", "-o", name); r.code != 0 || r.out != name+": 1 key of cluster c at revision 8\n" {
 		t.Errorf("%+v", r)
 	}
 	got, err := os.ReadFile(name)
@@ -115,8 +116,74 @@ func TestBackup(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left beside the file: %v, %v", left, err)
 	}
-	if r := s.run("backup", "-o", filepath.Join(dir, "no", "such")); r.code != 1 || !strings.Contains(r.err, "no such file or directory") {
-		t.Errorf("%+v", r)
+}
+
+func TestABackupThatCannotBeWrittenAsksNobody(t *testing.T) {
+	s, dir := newShell(t), t.TempDir() // no agent is there: to ask it would be another error
+	missing := filepath.Join(dir, "no", "such")
+	for name, want := range map[string]string{
+		dir:     "Error: write the backup: " + dir + " is a directory; name a file in it\n",
+		missing: "Error: write the backup to " + missing + ": no such file or directory\n",
+	} {
+		if r := s.run("backup", "-o", name); r != (result{"", want, 1}) {
+			t.Errorf("%+v, want %q", r, want)
+		}
+	}
+}
+
+func TestABackupKeepsWhatItsNameIs(t *testing.T) {
+	f, s := newFake(), newShell(t)
+	f.file = backupFile(t)
+	f.serve(t, s.path)
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	kindOf := func(name string) os.FileMode {
+		st, err := os.Lstat(at(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Mode()
+	}
+
+	// Given a device and a pipe with a reader
+	if err := errors.Join(os.Symlink("/dev/null", at("null")), syscall.Mkfifo(at("pipe"), 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan []byte, 1)
+	go func() {
+		b, _ := os.ReadFile(at("pipe")) // the bytes show it
+		read <- b
+	}()
+	// When backups go there, then they are what they were, and the reader has it all
+	for _, name := range []string{"null", "pipe"} {
+		if r := s.run("backup", "-o", at(name)); r != (result{}) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	if got := <-read; !bytes.Equal(got, f.file) {
+		t.Errorf("the pipe had %q", got)
+	}
+	if st, err := os.Stat("/dev/null"); err != nil || st.Mode()&os.ModeCharDevice == 0 || kindOf("pipe") != os.ModeNamedPipe|0o640 {
+		t.Errorf("/dev/null: %v, %v; pipe: %v", st.Mode(), err, kindOf("pipe"))
+	}
+
+	// Given links to a file with a mode of its own, and to none yet
+	if err := errors.Join(os.Mkdir(at("sub"), 0o755), os.WriteFile(at("sub/old"), nil, 0o600), os.Chmod(at("sub/old"), 0o644),
+		os.Symlink("sub/link", at("link")), os.Symlink("old", at("sub/link")), os.Symlink("sub/new", at("tonew"))); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]struct {
+		name string
+		mode os.FileMode
+	}{"link": {"sub/old", 0o644}, "tonew": {"sub/new", 0o600}} {
+		// When a backup goes through the link, then the file at its end is replaced
+		if r := s.run("backup", "-o", at(link)); r.code != 0 || !strings.HasPrefix(r.out, at(link)+": 1 key ") {
+			t.Errorf("%s: %+v", link, r)
+		}
+		got, err := os.ReadFile(at(target.name))
+		if err != nil || !bytes.Equal(got, f.file) || kindOf(target.name) != target.mode || kindOf(link)&os.ModeSymlink == 0 {
+			t.Errorf("%s: %q, %v, mode %v, the link %v", link, got, err, kindOf(target.name), kindOf(link))
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -160,4 +161,12 @@ func plural(word string, n int) string {
 		return word
 	}
 	return word + "s"
+}
+
+// counted is a number of things in words.
+func counted[N int | uint32 | uint64](n N, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
 }
