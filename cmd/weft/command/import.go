@@ -26,7 +26,7 @@ const readWithin = time.Minute
 // dockerImport are the flags of `import docker`.
 type dockerImport struct {
 	from     string
-	opts     pairs
+	opts     storeOpts
 	dryRun   bool
 	yes      bool
 	overlaps bool
@@ -34,13 +34,15 @@ type dockerImport struct {
 }
 
 func (c *cli) importDocker() *cobra.Command {
-	f := dockerImport{opts: pairs{}}
+	f := dockerImport{opts: storeOpts{flag: "from-opt"}}
 	cmd := &cobra.Command{
 		Use: "docker --from URL [OPTIONS]", Short: "Import the networks of dockerd --cluster-store", Args: exactly(0),
-		Long: `Read the overlay networks that Docker (up to 20.10) kept in its cluster store, show what will become of each, and create them here with the
-same ID, name, subnets, gateways, labels and VNI. The address of each endpoint is kept for the sandbox of the same name: it gets the address, and
-its MAC address, when it joins the network; nobody else does. The old store is only read. What is here already is left alone, so the command
-may be given again.`,
+		Long: `Read the overlay networks that Docker (up to 20.10) kept in its cluster store, show what will become of each, and
+create them here with the same ID, name, subnets, gateways, labels and VNI. The address of each endpoint is kept for
+the sandbox of the same name: it gets the address, and its MAC address, when it joins the network; nobody else does.
+The old store is only read. What is here already is left alone, so the command may be given again. Options of the old
+store (--from-opt) are kv.cacertfile, kv.certfile, kv.keyfile, kv.servername, kv.user, kv.passwordfile and
+kv.tokenfile.`,
 		Example: `  weft import docker --from etcd2://192.0.2.7:2379,192.0.2.8:2379 --dry-run
   weft import docker --from consul://192.0.2.7:8500/docker-prod --yes
   weft import docker --from zk://192.0.2.7:2181 --from-opt kv.user=import --from-opt kv.passwordfile=/root/zk.pass`,
@@ -54,7 +56,10 @@ may be given again.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.from, "from", "", "URL of the old store: as dockerd's --cluster-store, with etcd2:// for etcd")
-	fl.Var(f.opts, "from-opt", "Option for the old store, as dockerd's --cluster-store-opt (kv.cacertfile=…, kv.certfile=…, kv.keyfile=…, kv.servername=…, kv.user=…, kv.passwordfile=…, kv.tokenfile=…)")
+	fl.Var(&f.opts, "from-opt", "Option of the old store, as dockerd's --cluster-store-opt (KEY=VALUE[,KEY=VALUE…])")
+	completeWith(cmd, "from-opt", cobra.FixedCompletions([]cobra.Completion{
+		"kv.cacertfile=", "kv.certfile=", "kv.keyfile=", "kv.servername=", "kv.user=", "kv.passwordfile=", "kv.tokenfile=",
+	}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 	fl.BoolVar(&f.dryRun, "dry-run", false, "Only show the plan")
 	fl.BoolVarP(&f.yes, "yes", "y", false, "Do not ask")
 	fl.BoolVar(&f.overlaps, "allow-route-overlap", false, "Import also a subnet that overlaps a route of a host")
@@ -66,7 +71,7 @@ func (c *cli) runImport(ctx context.Context, f dockerImport) error {
 	if f.format != "" && !f.dryRun && !f.yes {
 		return errors.New("--format needs --dry-run or --yes: the question would stand in the middle of what is printed")
 	}
-	source, err := libnetwork.ParseSource(f.from, f.opts)
+	source, err := libnetwork.ParseSource(f.from, f.opts.vals)
 	if err != nil {
 		return err
 	}
