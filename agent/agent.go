@@ -202,7 +202,7 @@ const pictureEvery = 2 * time.Second
 
 // keepPicture writes the partitions that changed to the disk, for the next life.
 func (a *Agent) keepPicture(ctx context.Context) {
-	saved, history := map[string]store.Rev{}, ""
+	saved, history := map[string]savedPart{}, ""
 	if c := a.follower.Picture().Cluster(); c != nil {
 		history = c.History
 	}
@@ -212,35 +212,48 @@ func (a *Agent) keepPicture(ctx context.Context) {
 			return
 		case <-a.clock.After(pictureEvery):
 		}
-		p, cluster := a.follower.Picture(), a.member.identity().Cluster
-		if c := p.Cluster(); c != nil && c.History != history { // the records were put where they are: revisions of before say nothing
+		if c := a.follower.Picture().Cluster(); c != nil && c.History != history { // the records were put where they are
 			history = c.History
-			clear(saved)
 			a.member.lookAgain()
 			a.publisher.kick()
 		}
-		for part := range saved {
-			if p.Rev(part) == 0 {
-				delete(saved, part)
-				if err := a.journal.DropPicture(part); err != nil {
-					a.log.Warn("cannot forget a partition", "error", err)
-				}
+		a.savePicture(saved)
+	}
+}
+
+// savedPart is what of a partition is on the disk.
+type savedPart struct {
+	history string
+	rev     store.Rev
+}
+
+// savePicture writes what is not on the disk yet. A partition that was not read since the cluster's records were put elsewhere stays one of
+// the history before: its revisions mean nothing where they are now.
+func (a *Agent) savePicture(saved map[string]savedPart) {
+	p, histories := a.follower.PictureToKeep()
+	for part := range saved {
+		if p.Rev(part) == 0 {
+			delete(saved, part)
+			if err := a.journal.DropPicture(part); err != nil {
+				a.log.Warn("cannot forget a partition", "error", err)
 			}
 		}
-		for _, part := range p.Partitions() {
-			if part == store.Alive || saved[part] == p.Rev(part) || cluster == "" {
-				continue
-			}
-			d, err := p.Dump(part)
-			if err == nil {
-				err = a.journal.SavePicture(cluster, part, d)
-			}
-			if err != nil {
-				a.log.Warn("cannot save the picture", "error", err)
-				continue
-			}
-			saved[part] = p.Rev(part)
+	}
+	cluster := a.member.identity().Cluster
+	for _, part := range p.Partitions() {
+		now := savedPart{histories[part], p.Rev(part)}
+		if part == store.Alive || saved[part] == now || cluster == "" {
+			continue
 		}
+		d, err := p.Dump(part)
+		if err == nil {
+			err = a.journal.SavePicture(cluster, now.history, part, d)
+		}
+		if err != nil {
+			a.log.Warn("cannot save the picture", "error", err)
+			continue
+		}
+		saved[part] = now
 	}
 }
 

@@ -37,7 +37,7 @@ func TestChildWrites(t *testing.T) {
 		rev := store.Rev(i + 1)
 		err := j.PutSandbox(context.Background(), sandbox(fmt.Sprintf("c%06d", i)), journal.Release{Network: "n", Endpoint: record.EndpointID(fmt.Sprintf("e%06d", i))})
 		fmt.Println("sandbox", i, err)
-		if err := errors.Join(err, j.SavePicture("c", store.Meta, metaOf(t, rev, fmt.Sprintf("n%d", i)))); err != nil {
+		if err := errors.Join(err, j.SavePicture("c", "", store.Meta, metaOf(t, rev, fmt.Sprintf("n%d", i)))); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println("picture", i)
@@ -135,14 +135,14 @@ func onSmallDisk(ctx context.Context, dir string, meta, big store.Snapshot) erro
 	defer func() { _ = s.Close() }()
 	j := journal.New(s, dir)
 	id := journal.Identity{Host: "h", Incarnation: 1, Cluster: "c"}
-	if err := errors.Join(j.SetIdentity(ctx, id), j.PutSandbox(ctx, sandbox("c1", "front")), j.SavePicture("c", store.Meta, meta)); err != nil {
+	if err := errors.Join(j.SetIdentity(ctx, id), j.PutSandbox(ctx, sandbox("c1", "front")), j.SavePicture("c", "", store.Meta, meta)); err != nil {
 		return err
 	}
 	filler := filepath.Join(dir, "filler")
 	if err := os.WriteFile(filler, make([]byte, 300<<10), 0o600); err != nil {
 		return err
 	}
-	if err := j.SavePicture("c", store.Meta, big); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "save the picture of meta") {
+	if err := j.SavePicture("c", "", store.Meta, big); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "save the picture of meta") {
 		return fmt.Errorf("saved a picture on a full disk: %w", err)
 	}
 	if halves, err := filepath.Glob(filepath.Join(dir, "picture", ".new-*")); err != nil || len(halves) > 0 {
@@ -165,7 +165,7 @@ func onSmallDisk(ctx context.Context, dir string, meta, big store.Snapshot) erro
 	if err := os.Remove(filler); err != nil {
 		return err
 	}
-	return errors.Join(j.PutSandbox(ctx, sandbox("last")), j.SavePicture("c", store.Meta, meta))
+	return errors.Join(j.PutSandbox(ctx, sandbox("last")), j.SavePicture("c", "", store.Meta, meta))
 }
 
 // fill writes sandboxes until that fails, and returns how many there are.

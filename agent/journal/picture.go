@@ -16,12 +16,13 @@ import (
 type dump struct {
 	Partition string         `json:"partition"`
 	Cluster   string         `json:"cluster"`
+	History   string         `json:"history,omitempty"` // of the cluster's records, when they were read
 	Snapshot  store.Snapshot `json:"snapshot"`
 }
 
-// SavePicture replaces the file of one partition. A crash leaves the old file or the new one.
-func (j *Journal) SavePicture(cluster, partition string, s store.Snapshot) error {
-	b, err := json.Marshal(dump{Partition: partition, Cluster: cluster, Snapshot: s})
+// SavePicture replaces the file of one partition, which is of a cluster in one of its histories. A crash leaves the old file or the new one.
+func (j *Journal) SavePicture(cluster, history, partition string, s store.Snapshot) error {
+	b, err := json.Marshal(dump{Partition: partition, Cluster: cluster, History: history, Snapshot: s})
 	if err != nil {
 		return fmt.Errorf("save the picture of %s: %w", partition, err)
 	}
@@ -44,8 +45,9 @@ func (j *Journal) DropPicture(partition string) error {
 	return nil
 }
 
-// Picture returns what was saved for a cluster. A file that cannot be read is named in errs and left out: the store will tell it again. It is
-// for an agent that starts: what a crash left of files being written goes.
+// Picture returns what was saved for a cluster. A file that cannot be read is named in errs and left out: the store will tell it again. So is
+// a partition of another history than partition meta's, since a crash may come between two files: its revisions are another store's. It is for
+// an agent that starts: what a crash left of files being written goes.
 func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 	s = record.Empty()
 	halves, err := filepath.Glob(filepath.Join(j.dir, pictureDir, newFile))
@@ -59,7 +61,7 @@ func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 	if err != nil {
 		return s, append(errs, err)
 	}
-	dumps := map[string]store.Snapshot{}
+	dumps := map[string]dump{}
 	for _, f := range files {
 		var d dump
 		b, err := os.ReadFile(f)
@@ -75,10 +77,28 @@ func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 			continue
 		}
 		if d.Cluster == cluster && cluster != "" {
-			dumps[d.Partition] = d.Snapshot
+			dumps[d.Partition] = d
 		}
 	}
-	return record.SeedFrom(dumps), errs
+	return seedOf(dumps), errs
+}
+
+// seedOf puts partition meta together with those of its history.
+func seedOf(dumps map[string]dump) *record.Snapshot {
+	of := map[string]store.Snapshot{}
+	if meta, ok := dumps[store.Meta]; ok {
+		of[store.Meta] = meta.Snapshot
+	}
+	history := ""
+	if c := record.SeedFrom(of).Cluster(); c != nil {
+		history = c.History
+	}
+	for p, d := range dumps {
+		if d.History == history {
+			of[p] = d.Snapshot
+		}
+	}
+	return record.SeedFrom(of)
 }
 
 // newFile is the pattern of files being written.

@@ -49,7 +49,7 @@ func newJournal(t *testing.T) (*journal.Journal, string) {
 
 func save(t *testing.T, j *journal.Journal, cluster, partition string, s store.Snapshot) {
 	t.Helper()
-	if err := j.SavePicture(cluster, partition, s); err != nil {
+	if err := j.SavePicture(cluster, "", partition, s); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -101,6 +101,36 @@ func TestAnotherClustersPictureIsNotLoaded(t *testing.T) {
 	save(t, j, "", store.Meta, metaOf(t, 5, "front"))
 	if s, errs := j.Picture(""); len(s.Partitions()) != 0 || len(errs) != 0 {
 		t.Errorf("of a host without a cluster: %v, %v", s.Partitions(), errs)
+	}
+}
+
+// Given a crash while the pictures of a new history of the cluster are written, then the next life has partition meta, and of the others only
+// those that are of the same history: the revisions of the rest are another store's.
+func TestPicturesOfTwoHistories(t *testing.T) {
+	c, err := record.Encode(&record.Cluster{ID: "c", History: "m1", Generation: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := store.Snapshot{Rev: 60, Entries: []store.Entry{{Key: record.ClusterKey(), Value: c, Rev: 60}}}
+	for name, tc := range map[string]struct {
+		meta          store.Snapshot
+		history       string // of the network's file
+		networkLoaded bool
+	}{
+		"meta is new, the network old": {renewed, "", false},
+		"both are new":                 {renewed, "m1", true},
+		"the network is new, meta old": {metaOf(t, 5, "front"), "m1", false},
+		"both are old":                 {metaOf(t, 5, "front"), "", true},
+	} {
+		j, _ := newJournal(t)
+		save(t, j, "c", store.Meta, tc.meta)
+		if err := j.SavePicture("c", tc.history, record.NetPartition("n1"), endpoints(t, 5000, "e1")); err != nil {
+			t.Fatal(err)
+		}
+		s := load(t, j)
+		if _, ok := s.Net("n1"); ok != tc.networkLoaded || s.Rev(store.Meta) != tc.meta.Rev {
+			t.Errorf("%s: network loaded %v, meta at %d", name, ok, s.Rev(store.Meta))
+		}
 	}
 }
 
@@ -164,7 +194,7 @@ func TestASaveThatFailsLeavesTheOldPicture(t *testing.T) {
 	if err := os.WriteFile(pictures, nil, 0o600); err != nil { // a file where the directory should be
 		t.Fatal(err)
 	}
-	if err := j.SavePicture("c", store.Meta, metaOf(t, 6, "back")); err == nil || !strings.Contains(err.Error(), "save the picture of meta") {
+	if err := j.SavePicture("c", "", store.Meta, metaOf(t, 6, "back")); err == nil || !strings.Contains(err.Error(), "save the picture of meta") {
 		t.Errorf("got %v", err)
 	}
 	if err := j.DropPicture(store.Meta); err == nil || !strings.Contains(err.Error(), "forget the picture of meta") {

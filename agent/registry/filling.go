@@ -28,8 +28,8 @@ func (c *changes) add(o changes) {
 
 // beginFilling sets the mark, over the one of an earlier filling if need be. meta is the store's as it was read: what has changed since refuses.
 func beginFilling(ctx context.Context, s store.Store, meta *record.Snapshot, mark record.Move) (*filling, error) {
-	_, had := meta.Move()
-	mark.State = record.MoveRestoring
+	before, had := meta.Move()
+	mark = supersede(mark, before, meta.Cluster())
 	t := txn{}
 	t.when(record.MovesKey(), had)
 	t.when(record.ClusterKey(), meta.ClusterRev())
@@ -58,6 +58,39 @@ func beginFilling(ctx context.Context, s store.Store, meta *record.Snapshot, mar
 		return true, err
 	})
 	return f, err
+}
+
+// supersede makes the mark of a filling that takes the place of what a store says: it knows the generation of what it replaces, and what the
+// store had said of a move that has left it, both also through a filling that broke off.
+func supersede(mark record.Move, before *record.Move, cluster *record.Cluster) record.Move {
+	mark.State = record.MoveRestoring
+	if cluster != nil {
+		mark.Generation = max(mark.Generation, cluster.Generation)
+	}
+	switch {
+	case before == nil && cluster != nil:
+		mark.Superseded = cluster.Superseded // of a filling that came to its end, and was not used
+	case before == nil:
+	case before.State == record.MoveRestoring:
+		mark.Generation, mark.Superseded = max(mark.Generation, before.Generation), before.Superseded
+	case before.State == record.MoveMoved:
+		left := *before
+		if cluster != nil {
+			left.Cluster = cluster.ID
+		}
+		mark.Superseded = &left
+	}
+	return mark
+}
+
+// generation is the least that this host knows of: records that are put somewhere get a greater one than all that any agent has seen. The
+// clock stands in for what a host does not know that has lost its disk.
+func (r *Registry) generation() uint64 {
+	known := uint64(max(0, r.cfg.Now().Unix()))
+	if c := r.cfg.Picture().Cluster(); c != nil {
+		known = max(known, c.Generation)
+	}
+	return known
 }
 
 // partition makes a partition hold what is wanted, as far as that is movable and not the cluster's record.
@@ -122,7 +155,7 @@ func (f *filling) write(ctx context.Context, ops []store.Op) error {
 
 // end puts the cluster's record: from now on the store is believed.
 func (f *filling) end(ctx context.Context, c record.Cluster) error {
-	c.History = f.move.ID
+	c.History, c.Generation, c.Superseded = f.move.ID, max(c.Generation, f.move.Generation)+1, f.move.Superseded
 	t := txn{}
 	t.t.If = []store.Cond{f.guard}
 	t.put(record.ClusterKey(), &c)

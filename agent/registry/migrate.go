@@ -128,10 +128,12 @@ func (r *Registry) AbortMove(ctx context.Context, only string) (*record.Move, er
 	if err != nil {
 		return nil, fmt.Errorf("end the move of the records: %w", err)
 	}
-	return ended, r.dropReplies(ctx)
+	_ = r.dropReplies(ctx) // the move is ended, whether this succeeds or not
+	return ended, nil
 }
 
-// dropReplies deletes what hosts have said to a move that is over. Nobody reads it any more: it is only tidied away.
+// dropReplies deletes what hosts have said to a move that is over. Nobody reads it any more, and the next replies replace it: it is only tidied
+// away.
 func (r *Registry) dropReplies(ctx context.Context) error {
 	view, err := r.readMeta(ctx)
 	if err != nil {
@@ -211,7 +213,7 @@ func (r *Registry) Aim(ctx context.Context, to store.Store, m record.Move) (*Tar
 	if now, _ := view.Move(); now != nil && now.ID == m.ID {
 		return nil, refuse(Invalid, "it is the store that the records are in")
 	}
-	m.Cluster, m.To, m.Opts = c.ID, "", nil
+	m.Cluster, m.To, m.Opts, m.Generation = c.ID, "", nil, r.generation()
 	fill, err := beginFilling(ctx, to, view, m)
 	if err != nil {
 		return nil, err
@@ -281,7 +283,8 @@ func networksOnly(names []string) []string {
 // Complete makes the target hold the cluster.
 func (t *Target) Complete(ctx context.Context) error { return t.fill.end(ctx, t.cluster) }
 
-// Clear takes out of a store what a move that was aborted had put there. It leaves a store alone that holds anything else.
+// Clear takes out of a store what a move that was aborted had put there, and makes it say again where its records had moved before, if they
+// had. It leaves a store alone that holds anything else.
 func Clear(ctx context.Context, to store.Store, move string) error {
 	meta, err := to.List(ctx, store.Meta)
 	if err != nil {
@@ -295,11 +298,14 @@ func Clear(ctx context.Context, to store.Store, move string) error {
 		if _, err := beginFilling(ctx, to, view, record.Move{ID: move, Cluster: c.ID}); err != nil {
 			return err
 		}
-		if _, rev, err = get[record.Move](ctx, to, record.MovesKey()); err != nil {
+		if mark, rev, err = get[record.Move](ctx, to, record.MovesKey()); err != nil {
 			return err
 		}
 	default:
 		return nil
+	}
+	if mark == nil {
+		return nil // somebody else has cleared it
 	}
 	f := &filling{s: to, guard: store.Cond{Key: record.MovesKey(), Rev: rev}}
 	names, err := partitions(ctx, to, meta)
@@ -311,5 +317,20 @@ func Clear(ctx context.Context, to store.Store, move string) error {
 			return err
 		}
 	}
-	return persist(ctx, to, store.Txn{If: []store.Cond{f.guard}, Then: []store.Op{store.Del(record.MovesKey())}})
+	return f.takeBack(ctx, mark.Superseded)
+}
+
+// takeBack ends a filling that is undone: the store says what it said before, which is nothing where before is nil.
+func (f *filling) takeBack(ctx context.Context, before *record.Move) error {
+	t := txn{}
+	t.t.If = []store.Cond{f.guard}
+	if before == nil {
+		t.del(record.MovesKey())
+	} else {
+		t.put(record.MovesKey(), before)
+	}
+	if t.err != nil {
+		return t.err
+	}
+	return persist(ctx, f.s, t.t)
 }

@@ -290,6 +290,23 @@ func TestStoresThatRecordsCannotMoveTo(t *testing.T) {
 	}
 }
 
+// A move that was ended is ended, also where what hosts had said to it cannot be tidied away.
+func TestAnAbortThatCannotTidyUp(t *testing.T) {
+	r := newRemoval(t)
+	if err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	b := &between{Client: r.from.Client()}
+	t.Cleanup(func() { _ = b.Close() })
+	b.before = func(int, string) { b.Cut(true) }
+	r.h.use(b, "h1")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if ended, err := r.h.AbortMove(ctx, "m1"); err != nil || ended == nil || ended.ID != "m1" {
+		t.Errorf("%+v, %v", ended, err)
+	}
+}
+
 // Outcomes that are not known change nothing.
 func TestAMoveWithUnknownOutcomes(t *testing.T) {
 	for i := range 9 {

@@ -102,7 +102,9 @@ func mayRestore(view *record.Snapshot, h backup.Header, req RestoreRequest) erro
 
 // begin sets the mark, and gives the agents that believe the store time to hear of it.
 func (r *Registry) begin(ctx context.Context, view *record.Snapshot, h backup.Header, req RestoreRequest) (*filling, error) {
-	fill, err := beginFilling(ctx, r.cfg.Store, view, record.Move{ID: NewID()[:32], Cluster: h.Cluster, By: req.By, Started: r.cfg.Now().UTC()})
+	fill, err := beginFilling(ctx, r.cfg.Store, view, record.Move{
+		ID: NewID()[:32], Cluster: h.Cluster, By: req.By, Started: r.cfg.Now().UTC(), Generation: r.generation(),
+	})
 	if err != nil || view.Cluster() == nil {
 		return fill, err
 	}

@@ -4,14 +4,12 @@ package follow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"weft/store"
 	"weft/store/record"
@@ -29,7 +27,8 @@ type Follower struct {
 	truth   *record.Snapshot
 	dirty   Dirty
 	cluster string               // the cluster's ID once it is known
-	history string               // the one of its record that is believed: revisions of another one are not compared
+	known   record.Cluster       // its record that is believed: revisions of another history are not compared
+	origin  map[string]string    // the history of what is shown of each partition
 	seen    map[string]store.Rev // the highest revision of each partition, of this life and of the one before
 	heard   map[string]bool      // the partitions that the store itself has spoken of in this life
 	doubt   error
@@ -64,7 +63,7 @@ type Config struct {
 func New(cfg Config) *Follower {
 	f := &Follower{
 		store: cfg.Store, log: cfg.Log, wake: make(chan struct{}, 1), changed: make(chan struct{}),
-		truth: record.Empty(), cluster: cfg.Cluster, seen: map[string]store.Rev{}, heard: map[string]bool{},
+		truth: record.Empty(), cluster: cfg.Cluster, seen: map[string]store.Rev{}, heard: map[string]bool{}, origin: map[string]string{},
 		watches: map[string]context.CancelFunc{},
 	}
 	seed := cfg.Seed
@@ -72,11 +71,11 @@ func New(cfg Config) *Follower {
 		seed = record.Empty()
 	}
 	f.shown.Store(seed)
-	for _, p := range seed.Partitions() {
-		f.seen[p] = seed.Rev(p)
-	}
 	if c := seed.Cluster(); c != nil {
-		f.history = c.History
+		f.known = *c
+	}
+	for _, p := range seed.Partitions() {
+		f.seen[p], f.origin[p] = seed.Rev(p), f.known.History
 	}
 	return f
 }
@@ -120,49 +119,11 @@ func (f *Follower) watchLocked(partition string) {
 	f.wg.Go(func() {
 		for b := range f.store.Watch(ctx, partition) {
 			if partition != store.Meta && (b.Resync || f.sweeps(partition, b)) {
-				f.makeSure(ctx)
+				f.makeSure(ctx, partition)
 			}
 			f.take(ctx, partition, b)
 		}
 	})
-}
-
-// askAgain is how long makeSure waits for a store that does not answer.
-const askAgain = 100 * time.Millisecond
-
-// makeSure compares the cluster's record before a whole partition is believed: partition meta, which would tell, has a watch of its own that
-// may be behind this one, and a network that looks empty in another cluster's store would be taken down.
-func (f *Follower) makeSure(ctx context.Context) {
-	for {
-		f.mu.Lock()
-		cluster := f.cluster
-		f.mu.Unlock()
-		if cluster == "" {
-			return // nothing is known that could be lost
-		}
-		e, err := f.store.Get(ctx, record.ClusterKey())
-		if err == nil || errors.Is(err, store.ErrNotFound) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			var c *record.Cluster
-			if err == nil {
-				if c = new(record.Cluster); c.Decode(e.Value) != nil {
-					return // a record that someone scribbled over: the last good one counts
-				}
-			}
-			if f.doubt == nil && f.isRenewed(c) {
-				f.history = c.History
-				clear(f.seen)
-			}
-			f.doubtIf(f.strange(c))
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(askAgain):
-		}
-	}
 }
 
 // sweeps tells a batch that may be a part of a store being emptied: agents delete one endpoint, or one sign of life, in a transaction. The
@@ -196,6 +157,7 @@ func (f *Follower) Unfollow(id record.NetworkID) {
 	delete(f.watches, p)
 	delete(f.seen, p)
 	delete(f.heard, p)
+	delete(f.origin, p)
 	f.truth = f.truth.Drop(p)
 	f.show(f.shown.Load().Drop(p))
 }
@@ -246,14 +208,15 @@ func (f *Follower) judge(partition string, b store.Batch) error {
 	if partition == store.Meta {
 		c := f.truth.Cluster()
 		if f.cluster == "" && c != nil {
-			f.cluster, f.history = c.ID, c.History
+			f.beginLocked(c)
 		}
-		if f.isRenewed(c) {
-			f.renewLocked(c)
+		if f.isRenewed(c) || b.Anew && f.isKnown(c) {
+			f.renewLocked(c, b.Anew)
 		}
 		if why := f.strange(c); why != nil {
 			return why
 		}
+		f.origin[partition] = f.known.History
 	}
 	if seen := f.seen[partition]; b.Rev < seen {
 		return fmt.Errorf("the store went back from revision %d to %d: it was restored from a backup", seen, b.Rev)
@@ -284,6 +247,8 @@ func (f *Follower) strange(c *record.Cluster) error {
 		return fmt.Errorf("the store has lost the record of cluster %s: it was emptied, or its prefix is another one's", f.cluster)
 	case c != nil && c.ID != f.cluster:
 		return fmt.Errorf("the store holds cluster %s, and this host belongs to %s", c.ID, f.cluster)
+	case c != nil && !f.isKnown(c) && !f.isRenewed(c):
+		return fmt.Errorf("the store went back: its records are older than those that this host has seen (history %q, and not %q): it was restored from a backup, or the records have moved elsewhere", c.History, f.known.History)
 	}
 	return nil
 }

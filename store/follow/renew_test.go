@@ -3,6 +3,7 @@ package follow_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"weft/store/follow"
 	"weft/store/memory"
 	"weft/store/record"
+	"weft/store/relay"
 )
 
 func renewed(t *testing.T, id, history string) store.Op {
@@ -121,7 +123,15 @@ func (s *feed) Watch(ctx context.Context, partition string) <-chan store.Batch {
 	return out
 }
 
+func (s *feed) setCluster(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cluster = b
+}
+
 func (s *feed) Get(_ context.Context, k store.Key) (store.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return store.Entry{Key: k, Value: s.cluster, Rev: 1}, nil
 }
 
@@ -166,6 +176,121 @@ func TestABatchOfANewHistory(t *testing.T) {
 				t.Errorf("doubt %v, %d endpoints", f.Doubt(), length(f, front))
 			}
 		})
+	}
+}
+
+// Given a watch of partition meta that is behind, when a network's partition is compared with records that were put back already, then the loss
+// that partition meta still has to tell raises a doubt that ends with the next batch.
+func TestARenewalThatANetworkSeesFirst(t *testing.T) {
+	s := &feed{watches: map[string]chan store.Batch{}, cluster: cluster(t, "c").Value}
+	f := start(t, follow.Config{Store: s, Cluster: "c"})
+	f.Follow(front)
+	until(t, "no watches", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.watches) == 3 })
+	net, op := record.NetPartition(front), endpoint(t, front, 1)[0]
+	ep := []store.Entry{{Key: op.Key, Value: op.Value, Rev: 2}}
+	put := func(op store.Op, rev store.Rev) store.Batch {
+		return store.Batch{Rev: rev, Puts: []store.Entry{{Key: op.Key, Value: op.Value, Rev: rev}}}
+	}
+	s.send(t, store.Meta, put(cluster(t, "c"), 900))
+	s.send(t, net, store.Batch{Rev: 901, Resync: true, Puts: ep})
+	s.setCluster(renewed(t, "c", "h1").Value)
+	s.send(t, net, store.Batch{Rev: 910, Resync: true, Puts: ep})
+	until(t, "the network was not read", func() bool { return f.Picture().Rev(net) == 910 })
+	s.send(t, store.Meta, store.Batch{Rev: 902, Dels: []store.Key{record.ClusterKey()}})
+	until(t, "no doubt", func() bool { return f.Doubt() != nil })
+	s.send(t, store.Meta, put(renewed(t, "c", "h1"), 905))
+	until(t, "the doubt does not end", func() bool { return f.Doubt() == nil })
+	s.send(t, net, store.Batch{Rev: 911, Resync: true, Puts: ep})
+	until(t, "the network is not followed any more", func() bool { return f.Doubt() != nil || f.Picture().Rev(net) == 911 })
+	if f.Doubt() != nil || length(f, front) != 1 {
+		t.Errorf("doubt %v, %d endpoints", f.Doubt(), length(f, front))
+	}
+}
+
+// Given records that were restored or moved, when their store goes back to what it held before that, then it is not believed, however far its
+// revisions have come; and neither is one of another history of the same age.
+func TestAnOlderHistoryIsNotBelieved(t *testing.T) {
+	history := func(h string, generation uint64) store.Op {
+		return encoded(t, record.ClusterKey(), &record.Cluster{ID: "c", History: h, Generation: generation})
+	}
+	for name, older := range map[string]store.Op{"never moved": cluster(t, "c"), "of a move before": history("m1", 1), "of another restore": history("other", 2)} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restart %v", name, restart), func(t *testing.T) {
+				w := newWorld(t)
+				w.apply(t, history("m2", 2))
+				w.apply(t, endpoint(t, front, 1)...)
+				cfg := follow.Config{Store: w.follows}
+				old := memory.Backup{Rev: 5000, Entries: []store.Entry{{Key: older.Key, Value: older.Value, Rev: 4000}}}
+				if restart {
+					cfg.Cluster, cfg.Seed = "c", seedOf(t, w, store.Meta, record.NetPartition(front))
+					w.Restore(old)
+				}
+				f := start(t, cfg)
+				f.Follow(front)
+				stop := never(t, "the network looked empty", func() bool { return f.Synced(record.NetPartition(front)) && length(f, front) < 1 })
+				if !restart {
+					synced(t, f, store.Meta, record.NetPartition(front))
+					w.Restore(old)
+				}
+				until(t, "it is believed", func() bool { return f.Doubt() != nil })
+				stop()
+				if !strings.Contains(f.Doubt().Error(), "the store went back") || length(f, front) != 1 {
+					t.Errorf("doubt %v, %d endpoints", f.Doubt(), length(f, front))
+				}
+				w.apply(t, history("m3", 3))
+				until(t, "a later history is not believed", func() bool { return f.Doubt() == nil })
+			})
+		}
+	}
+}
+
+// Given an agent that followed the records to another store, when it starts with options that still lead to the one that was left, then it
+// believes nothing there, and all again as soon as its watches lead to where the records are.
+func TestAnAgentThatStartsAtTheStoreThatWasLeft(t *testing.T) {
+	left, w := newWorld(t), newWorld(t)
+	left.apply(t, cluster(t, "c"))
+	for i := range 40 {
+		left.apply(t, endpoint(t, back, i)...)
+	}
+	w.apply(t, renewed(t, "c", "h1"))
+	w.apply(t, endpoint(t, front, 1)...)
+	seed := seedOf(t, w, store.Meta, record.NetPartition(front))
+	r := relay.New(left.follows)
+	t.Cleanup(func() { _ = r.Close() })
+	f := start(t, follow.Config{Store: r, Seed: seed, Cluster: "c"})
+	f.Follow(front)
+	stop := never(t, "the network looked empty", func() bool { return length(f, front) < 1 })
+	until(t, "what was left is believed", func() bool { return f.Doubt() != nil })
+	if _, err := r.Switch(t.Context(), w.follows); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "where the records are is not believed", func() bool { return f.Doubt() == nil })
+	synced(t, f, store.Meta, store.Alive, record.NetPartition(front))
+	stop()
+	rev := w.apply(t, endpoint(t, front, 2)...)
+	if err := f.WaitRev(t.Context(), record.NetPartition(front), rev); err != nil || length(f, front) != 2 {
+		t.Errorf("what comes after is not seen: %v, %d endpoints", err, length(f, front))
+	}
+}
+
+// Given the picture of a last life, when the records were put elsewhere meanwhile, then what was read there is of their history, and a network
+// that nobody reads stays one of the history before.
+func TestOfWhichHistoryAPictureIs(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, cluster(t, "c"))
+	w.apply(t, endpoint(t, front, 1)...)
+	w.apply(t, endpoint(t, back, 1)...)
+	seed := seedOf(t, w, store.Meta, record.NetPartition(front), record.NetPartition(back))
+	w.apply(t, renewed(t, "c", "h1"))
+	f := start(t, follow.Config{Store: w.follows, Seed: seed, Cluster: "c"})
+	f.Follow(front)
+	synced(t, f, store.Meta, record.NetPartition(front))
+	p, of := f.PictureToKeep()
+	want := map[string]string{store.Meta: "h1", record.NetPartition(front): "h1", record.NetPartition(back): ""}
+	for part, h := range want {
+		if of[part] != h || p.Rev(part) == 0 {
+			t.Errorf("%s is of history %q at %d, want %q", part, of[part], p.Rev(part), h)
+		}
 	}
 }
 

@@ -29,8 +29,12 @@ type Move struct {
 	Target  string            `json:"target,omitempty"`  // the new back end's own ID, as the moving agent sees it
 	Cluster string            `json:"cluster,omitempty"` // ID of the cluster whose records are restored
 	By      HostID            `json:"by,omitempty"`
-	Started time.Time         `json:"started"`
-	extra   extra
+	// Generation is the highest that is known of what the records replace; those that are put into the store get a greater one.
+	Generation uint64 `json:"generation,omitempty"`
+	// Superseded is what a store that is being filled said before: that its records had moved elsewhere.
+	Superseded *Move     `json:"superseded,omitempty"`
+	Started    time.Time `json:"started"`
+	extra      extra
 }
 
 // Frozen tells whether nobody but the one who moves the records may write.

@@ -32,7 +32,20 @@ type Cluster struct {
 	AddrPools []AddrPool `json:"addr_pools,omitempty"` // where automatic pools are taken from; empty: the built-in list
 	Created   time.Time  `json:"created"`
 	History   string     `json:"history,omitempty"` // another one where the records came from another store or a backup: revisions of before mean nothing
-	extra     extra      //nolint:unused // kept by the codec
+	// Generation orders histories: that of a later one is greater. Zero, in records of before it was written, is the first.
+	Generation uint64 `json:"generation,omitempty"`
+	// Superseded is what the store said before its records were put there: that they had moved elsewhere. It is said again where that is undone.
+	Superseded *Move `json:"superseded,omitempty"`
+	extra      extra //nolint:unused // kept by the codec
+}
+
+// Succeeds tells whether these records were put where they are after those of old were. Records that were never moved nor restored have no
+// history, and come before all that were.
+func (r *Cluster) Succeeds(old *Cluster) bool {
+	if r.Generation == old.Generation {
+		return old.History == "" && r.History != ""
+	}
+	return r.Generation > old.Generation
 }
 
 // AddrPool is a range that automatic pools of prefix length Size are cut from.
