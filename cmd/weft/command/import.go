@@ -98,7 +98,8 @@ func (c *cli) runImport(ctx context.Context, f dockerImport) error {
 		return plan.showIdle(c, f)
 	}
 	if !f.yes && !c.confirm(fmt.Sprintf("\nCreate %s and keep %s? [y/N] ", networksOf(networks), addressesOf(addresses))) {
-		return nil
+		_, err := fmt.Fprintln(c.env.Out, "Nothing was imported.")
+		return err // as docker: a no is no failure
 	}
 	return c.carryOut(ctx, plan, f)
 }
@@ -189,18 +190,39 @@ func (c *cli) importList() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(out.Kept) == 0 {
+				if err := c.whyNothingIsKept(cmd.Context(), out); err != nil {
+					return err
+				}
+			}
 			list := table.List{Default: "{{.Network}}\t{{.Name}}\t{{.Address}}\t{{.Host}}", Titles: map[string]string{"Host": "WAS ON HOST", "CreatedAt": "CREATED AT"}}
 			for _, k := range out.Kept {
 				list.Rows = append(list.Rows, keptRow(k, &l))
 			}
 			if len(out.UnknownNetworks) > 0 {
-				fmt.Fprintf(c.env.Err, "WARNING: what %s %s is not known now: the cluster store is not reachable\n", strings.Join(out.UnknownNetworks, ", "), numbered(len(out.UnknownNetworks), "keeps", "keep"))
+				fmt.Fprintln(c.env.Err, "WARNING: "+notKnown(out.UnknownNetworks))
 			}
 			return l.show(c, list)
 		},
 	}
 	l.add(cmd, "names")
 	return cmd
+}
+
+// whyNothingIsKept tells an empty list that is true from one of an agent that cannot know.
+func (c *cli) whyNothingIsKept(ctx context.Context, out *weftv1.ListKeptResponse) error {
+	st, err := call(ctx, c, (*client).StoreStatus, &weftv1.StoreStatusRequest{})
+	if err == nil {
+		err = storeTrouble(st)
+	}
+	if err == nil && len(out.UnknownNetworks) > 0 {
+		err = errors.New(notKnown(out.UnknownNetworks))
+	}
+	return err
+}
+
+func notKnown(networks []string) string {
+	return fmt.Sprintf("what %s %s is not known now: the cluster store is not reachable", strings.Join(networks, ", "), numbered(len(networks), "keeps", "keep"))
 }
 
 func (c *cli) importRelease() *cobra.Command {

@@ -23,6 +23,8 @@ type fakeImport struct {
 	present map[string]bool   // networks by name, addresses by network and name
 	skipped map[string]string // the same, with the reason
 	lost    map[string]error  // networks that are not imported
+	empty   bool              // nothing is kept
+	hidden  []string          // networks that cannot be read
 	note    func(proto.Message, string) error
 }
 
@@ -69,6 +71,9 @@ func (f *fakeImport) ImportNetwork(_ context.Context, r *weftv1.ImportNetworkReq
 }
 
 func (f *fakeImport) ListKept(_ context.Context, r *weftv1.ListKeptRequest) (*weftv1.ListKeptResponse, error) {
+	if f.empty {
+		return &weftv1.ListKeptResponse{UnknownNetworks: f.hidden}, f.note(r, r.Network)
+	}
 	return &weftv1.ListKeptResponse{UnknownNetworks: []string{"back"}, Kept: []*weftv1.Kept{
 		{NetworkId: webID, Network: "web", Name: "web1", Addresses: []string{"10.50.0.10"}, MacAddress: "02:42:0a:32:00:99", Host: "192.0.2.11", Created: timestamppb.New(created.AsTime())},
 		{NetworkId: webID, Network: "web", Name: "web2", Addresses: []string{"10.50.0.128"}, Host: "192.0.2.12", Created: created},
@@ -167,6 +172,9 @@ func TestAnImportAsksFirst(t *testing.T) {
 		if got := f.imported(); (len(got) == 7) != c.done || strings.Contains(r.out, "Created 7 networks, kept 8 addresses.") != c.done {
 			t.Errorf("%q %v: imported %v: %s", c.answer, c.args, got, r.out)
 		}
+		if strings.HasSuffix(r.out, "[y/N] \nNothing was imported.\n") == c.done {
+			t.Errorf("%q %v: %s", c.answer, c.args, r.out)
+		}
 		if got := strings.Join(f.imported(), " "); strings.Contains(got, "secret") {
 			t.Errorf("the agent was asked for what weft cannot do: %s", got)
 		}
@@ -188,8 +196,24 @@ func TestAnImportDoesOnlyWhatIsLeft(t *testing.T) {
 	// When none is, then nobody is asked anything
 	f.present["fixed/fixed1"] = true
 	r = s.run("import", "docker", "--from", from)
-	if got := f.imported(); len(got) != 1 || r.code != 0 || !strings.Contains(r.out, "There is nothing left to import.") || strings.Contains(r.out, "[y/N]") {
+	if got := f.imported(); len(got) != 1 || r.code != 0 || !strings.HasSuffix(r.out, "There is nothing left to import.\n1 network cannot be imported: the plan says why.\n") || strings.Contains(r.out, "[y/N]") {
 		t.Errorf("imported %v: %s", got, r.out)
+	}
+}
+
+func TestAnImportOfWhatAllIsInTheWayFails(t *testing.T) {
+	s, f, from := importShell(t)
+	for _, name := range []string{"back", "fixed", "opts", "plain", "six", "two", "web"} {
+		f.skipped[name] = "network with name " + name + " already exists"
+	}
+	for _, args := range [][]string{nil, {"-y"}, {"--dry-run"}, {"-y", "--format", "{{.Name}}: {{.Reason}}"}} {
+		r := s.run(append([]string{"import", "docker", "--from", from}, args...)...)
+		if r.code != 1 || r.err != "Error: 8 networks cannot be imported: the plan says why\n" || !strings.Contains(r.out, "back already exists") || strings.Contains(r.out, "nothing left") {
+			t.Errorf("%v: exit %d: %s%s", args, r.code, r.out, r.err)
+		}
+	}
+	if got := f.imported(); got != nil {
+		t.Errorf("imported %v", got)
 	}
 }
 
@@ -258,5 +282,31 @@ func TestKeptAddressesOnTheCommandLine(t *testing.T) {
 	}
 	if r := s.run("import", "release", "-a", "web"); r.out != "web1\nweb2\n" || len(last[*weftv1.ReleaseKeptRequest](t, f).Names) != 0 {
 		t.Errorf("%s%s", r.out, r.err)
+	}
+}
+
+func TestAnEmptyListOfKeptAddressesIsTrueOrAnError(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*weftv1.StoreStatusResponse)
+		hidden []string
+		want   string
+	}{
+		"nothing is kept":  {func(*weftv1.StoreStatusResponse) {}, nil, ""},
+		"store away":       {func(r *weftv1.StoreStatusResponse) { r.State, r.Error = "away", "no answer" }, nil, "is not reachable: no answer"},
+		"and seen before":  {func(r *weftv1.StoreStatusResponse) { r.State, r.Error = "away", "no answer" }, []string{"web"}, "is not reachable: no answer"},
+		"not joined":       {func(r *weftv1.StoreStatusResponse) { r.State = "joining" }, nil, "has not joined its cluster yet"},
+		"back in a moment": {func(*weftv1.StoreStatusResponse) {}, []string{"web", "db"}, "what web, db keep is not known now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, f, _ := importShell(t)
+			f.empty, f.hidden, f.store = true, tc.hidden, changed(connected(), tc.change)
+			r := s.run("import", "ls", "-q")
+			switch {
+			case tc.want == "" && r != (result{}):
+				t.Errorf("%+v", r)
+			case tc.want != "" && (r.code != 1 || r.out != "" || !strings.HasPrefix(r.err, "Error: ") || !strings.Contains(r.err, tc.want)):
+				t.Errorf("%+v, want %q", r, tc.want)
+			}
+		})
 	}
 }

@@ -195,22 +195,42 @@ func fill(b *strings.Builder, line string) {
 	b.WriteByte('\n')
 }
 
-// showIdle is the end where nothing is done: nothing is to be, or only the plan was asked for.
+// showIdle is the end where nothing is done: nothing is to be or can be, or only the plan was asked for.
 func (p importPlan) showIdle(c *cli, f dockerImport) error {
 	networks, addresses := p.todo()
-	switch {
-	case f.format != "" && f.dryRun:
+	if networks+addresses > 0 {
 		return nil
+	}
+	if f.format != "" && !f.dryRun {
+		if err := p.write(c, f.format, doneNetwork, doneAddress); err != nil {
+			return err
+		}
+	}
+	skipped := p.skipped()
+	switch {
+	case skipped > 0 && skipped == len(p):
+		return fmt.Errorf("%s cannot be imported: the plan says why", networksOf(skipped))
 	case f.format != "":
-		return p.write(c, f.format, doneNetwork, doneAddress)
-	case networks+addresses > 0:
 		return nil
 	case len(p) == 0:
 		fmt.Fprintln(c.env.Out, "\nThere are no networks to import.")
-	default:
-		fmt.Fprintln(c.env.Out, "\nThere is nothing left to import.")
+		return nil
+	}
+	fmt.Fprintln(c.env.Out, "\nThere is nothing left to import.")
+	if skipped > 0 {
+		fmt.Fprintf(c.env.Out, "%s cannot be imported: the plan says why.\n", networksOf(skipped))
 	}
 	return nil
+}
+
+// skipped counts the networks that cannot be imported.
+func (p importPlan) skipped() (n int) {
+	for _, s := range p {
+		if s.step.Action == toSkip {
+			n++
+		}
+	}
+	return n
 }
 
 func (p importPlan) showDone(c *cli, format string) error {
@@ -225,7 +245,7 @@ func (p importPlan) showDone(c *cli, format string) error {
 	return nil
 }
 
-func networksOf(n int) string  { return fmt.Sprintf("%d %s", n, plural("network", n)) }
+func networksOf(n int) string  { return counted(n, "network") }
 func addressesOf(n int) string { return fmt.Sprintf("%d %s", n, numbered(n, "address", "addresses")) }
 
 // numbered is the form of a word that goes with a number.

@@ -120,13 +120,17 @@ func parseUntil(s string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("invalid filter: 'until'='%s': it is a duration (24h), a time (2026-01-02T15:04:05) or seconds since 1970", s)
 }
 
-// confirm asks on stdout and reads stdin. The end of stdin is a no.
+// confirm asks on stdout and reads stdin. The end of stdin is a no. What is said after a no begins on a line of its own: only a terminal
+// shows the end of an answer's line.
 func (c *cli) confirm(question string) bool {
 	fmt.Fprint(c.env.Out, question)
 	line, err := bufio.NewReader(c.env.In).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false
+	answer := strings.ToLower(strings.TrimSpace(line))
+	if (err == nil || errors.Is(err, io.EOF)) && (answer == "y" || answer == "yes") {
+		return true
 	}
-	line = strings.ToLower(strings.TrimSpace(line))
-	return line == "y" || line == "yes"
+	if _, shown := terminal(c.env.In); !shown || err != nil {
+		fmt.Fprintln(c.env.Out)
+	}
+	return false
 }

@@ -22,8 +22,8 @@ func TestPrune(t *testing.T) {
 		want         result
 	}{
 		{"yes", "y\n", nil, result{question + "Deleted Networks:\nold\nnew\n\n", "", 0}},
-		{"no", "n\n", nil, result{question, "", 0}},
-		{"end of stdin", "", nil, result{question, "", 0}},
+		{"no", "n\n", nil, result{question + "\n", "", 0}},
+		{"end of stdin", "", nil, result{question + "\n", "", 0}},
 		{"forced", "", []string{"-f"}, result{"Deleted Networks:\nold\nnew\n\n", "", 0}},
 		{"until", "", []string{"-f", "--filter", "until=24h"}, result{"Deleted Networks:\nold\n\n", "", 0}},
 		{"without label", "", []string{"-f", "--filter", "label!=keep"}, result{"Deleted Networks:\nnew\n\n", "", 0}},
