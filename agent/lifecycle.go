@@ -15,6 +15,7 @@ import (
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/agent/sandbox"
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -160,9 +161,9 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	}
 	a.boxes.show(withoutAddrs(up))
 	for _, at := range s.Attachments {
-		n, ok := a.follower.Picture().Network(at.Network)
-		if !ok {
-			return nil, api.Refuse(api.NotFound, "network %s not found: it was removed; disconnect sandbox %s from it", record.ShortID(at.Network), s.Name)
+		n, err := a.networkOf(ctx, s, at)
+		if err != nil {
+			return nil, err
 		}
 		if _, err := a.attach(ctx, s.ID, n, at); err != nil {
 			return nil, err
@@ -179,6 +180,26 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	next := edited(now)
 	next.Status, next.Up, next.Started, next.Finished, next.ExitCode, next.Error = record.SandboxRunning, true, a.clock.Now().UTC(), time.Time{}, 0, ""
 	return next, a.boxes.put(ctx, next)
+}
+
+// networkOf returns an attachment's network. One that the picture does not have is gone for sure only when the store has said what there is: an
+// agent that has just started may have an older picture.
+func (a *Agent) networkOf(ctx context.Context, s *record.Sandbox, at record.Attachment) (*record.Network, error) {
+	if n, ok := a.follower.Picture().Network(at.Network); ok {
+		return n, nil
+	}
+	if _, err := a.member.claim(ctx); err != nil {
+		return nil, err
+	}
+	known, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	if err := a.follower.WaitSynced(known, store.Meta); err != nil {
+		return nil, a.member.explain(fmt.Errorf("read the networks: %w", err))
+	}
+	if n, ok := a.follower.Picture().Network(at.Network); ok {
+		return n, nil
+	}
+	return nil, api.Refuse(api.NotFound, "network %s not found: it was removed; disconnect sandbox %s from it", record.ShortID(at.Network), s.Name)
 }
 
 // withoutAddrs hides the addresses that a stopped sandbox remembers, until each is its own again.
