@@ -198,11 +198,11 @@ func TestRestore(t *testing.T) {
 		code  int
 		calls int // of the agent; the last one without dry_run where there are two
 	}{
-		"dry run":      {[]string{"--dry-run"}, "", nil, []string{"Backup of cluster c, taken 2023-", "1 keys.\n", "2 keys to write, 1 to delete, 3 are as in the backup.\n"}, "", 0, 1},
+		"dry run":      {[]string{"--dry-run"}, "", nil, []string{"Backup of cluster c, taken 2023-", ": 1 key.\n", "2 keys to write, 1 to delete, 3 are as in the backup.\n"}, "", 0, 1},
 		"yes":          {[]string{"-y"}, "", nil, []string{"Restored: 2 keys written, 1 deleted.\n"}, "", 0, 2},
 		"asked":        {nil, "y\n", nil, []string{"Continue? [y/N]", "Restored: "}, "", 0, 2},
-		"no":           {nil, "n\n", nil, []string{"Continue? [y/N]"}, "Nothing was written.\n", 1, 1},
-		"end of input": {nil, "", nil, nil, "Nothing was written.\n", 1, 1},
+		"no":           {nil, "n\n", nil, []string{"Continue? [y/N] \n"}, "Nothing was restored.\n", 1, 1},
+		"end of input": {nil, "", nil, nil, "Nothing was restored.\n", 1, 1},
 		"refused": {[]string{"-y"}, "", func(f *fakeBackups) {
 			f.refusal = status.Error(codes.AlreadyExists, "the store holds cluster x: --force")
 		}, nil, "Error: the store holds cluster x: --force\n", 1, 1},
@@ -249,6 +249,71 @@ func TestADamagedBackupIsNotSent(t *testing.T) {
 	}
 	if r := s.run("restore", name+".none"); r.code != 1 || !strings.Contains(r.err, "no such file") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// What can be read only once is read as well as a file: a pipe has no beginning to go back to.
+func TestRestoreFromAPipe(t *testing.T) {
+	file := backupFile(t)
+	spool := t.TempDir()
+	t.Setenv("TMPDIR", spool)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, stdin := range map[string]bool{"-": true, pipe: false} {
+		f, s := newFake(), newShell(t)
+		f.serve(t, s.path)
+		wrote := make(chan error, 1)
+		if stdin {
+			s.in = io.MultiReader(bytes.NewReader(file)) // a reader and nothing else
+			wrote <- nil
+		} else {
+			go func() { wrote <- os.WriteFile(pipe, file, 0) }()
+		}
+		r := s.run("restore", "--yes", name)
+		if err := <-wrote; err != nil || r.code != 0 || !strings.Contains(r.out, "Restored: 2 keys written, 1 deleted.\n") {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		if len(f.received) != 2 || !bytes.Equal(f.received[0], file) || !bytes.Equal(f.received[1], file) {
+			t.Errorf("%s: the agent received %q", name, f.received)
+		}
+		if left, err := os.ReadDir(spool); err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v, %v", name, left, err)
+		}
+	}
+
+	// The standard input cannot be the backup and the answer
+	s, in := newShell(t), tempFile(t, string(file))
+	opened, err := os.Open(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	s.in = opened
+	for _, name := range []string{"-", in} {
+		if r := s.run("restore", name); r.code != 1 || r.out != "" || !strings.Contains(r.err, "give --yes") {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestWhatIsNoBackupIsNotCalledDamaged(t *testing.T) {
+	file := backupFile(t)
+	damaged := bytes.Clone(file)
+	damaged[3] ^= 0x40 // of the first line's checksum
+	for name, tc := range map[string]struct{ content, want string }{
+		"text":              {"hello\nworld\n", " is not a weft backup\n"},
+		"gzip":              {"\x1f\x8b\x08\x00\x00\x00\x00\x00", " is not a weft backup\n"},
+		"nothing":           {"", " is not a weft backup: it is empty\n"},
+		"a damaged header":  {string(damaged), ": the backup is damaged at line 1 "},
+		"the start of one":  {string(file[:20]), ": the backup is damaged at line 1 "},
+		"one without start": {string(file[bytes.IndexByte(file, '\n')+1:]), ": the backup is damaged at line 1 "},
+	} {
+		path := tempFile(t, tc.content)
+		if r := newShell(t).run("restore", "-y", path); r.code != 1 || r.out != "" || !strings.HasPrefix(r.err, "Error: "+path+tc.want) {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }
 

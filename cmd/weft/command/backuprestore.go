@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
 	weftv1 "weft/proto/weft/v1"
-	"weft/store/backup"
 )
 
 // restoring is what `weft restore` was told.
@@ -20,13 +18,14 @@ type restoring struct{ dryRun, yes, force bool }
 func (c *cli) restoreCommand() *cobra.Command {
 	var o restoring
 	cmd := &cobra.Command{
-		Use: "restore [OPTIONS] FILE", Short: "Put a backup into the cluster's store", Args: exactly(1),
+		Use: "restore [OPTIONS] FILE|-", Short: "Put a backup into the cluster's store", Args: exactly(1),
 		Long: `Put a backup into the store that the agent of this host is configured with, make the cluster one with its records again, and check the
 store. The file is read whole before anything is written. While the restore goes on, no agent uses the store, and sandboxes and their
 networking go on as they are; where it breaks off, run the same command again. A store that holds another cluster is replaced with --force
-only.`,
+only. FILE may also be a pipe, or - for the standard input; --yes is needed then.`,
 		Example: `  weft restore --dry-run weft-backup.txt
-  weft restore weft-backup.txt`,
+  weft restore weft-backup.txt
+  ssh other cat weft-backup.txt | weft restore --yes -`,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -43,40 +42,43 @@ only.`,
 }
 
 func (c *cli) restore(ctx context.Context, name string, o restoring) error {
-	f, err := os.Open(name)
+	if !o.yes && !o.dryRun && c.isInput(name) {
+		return errors.New("a backup from the standard input leaves none to answer the question: give --yes, or --dry-run first")
+	}
+	f, err := c.openBackup(name)
 	if err != nil {
-		return fmt.Errorf("read the backup: %w", err)
+		return err
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	r, err := verified(f)
+	r, err := f.read()
 	if err != nil {
-		var d *backup.DamagedError
-		if errors.As(err, &d) {
-			return fmt.Errorf("%s: %w; nothing was written", name, err)
-		}
 		return err
 	}
 	h := r.Header()
-	fmt.Fprintf(c.env.Out, "Backup of cluster %s, taken %s at revision %d: %d keys.\n", h.Cluster, h.Time.Local().Format("2006-01-02 15:04:05 -0700"), h.Rev, r.Count())
+	fmt.Fprintf(c.env.Out, "Backup of cluster %s, taken %s at revision %d: %s.\n", h.Cluster, h.Time.Local().Format("2006-01-02 15:04:05 -0700"), h.Rev, counted(r.Count(), "key"))
 	plan, err := c.sendBackup(ctx, f, &weftv1.RestoreStart{DryRun: true, Force: o.force})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.env.Out, "%d keys to write, %d to delete, %d are as in the backup%s.\n", plan.Puts, plan.Dels, plan.Same, replaces(plan, h.Cluster))
+	fmt.Fprintf(c.env.Out, "%s to write, %d to delete, %d %s as in the backup%s.\n", counted(plan.Puts, "key"), plan.Dels, plan.Same, numbered(int(plan.Same), "is", "are"), replaces(plan, h.Cluster))
 	if o.dryRun {
 		return nil
 	}
 	if !o.yes && !c.confirm("The cluster's records become those of the backup. What was made since is gone, but for the endpoints of sandboxes that run.\nContinue? [y/N] ") {
-		return &fault{code: codeFailure, text: "Nothing was written."}
+		return &fault{code: codeFailure, text: "Nothing was restored."}
 	}
+	return c.restoreFrom(ctx, f, o.force)
+}
+
+func (c *cli) restoreFrom(ctx context.Context, f io.ReadSeeker, force bool) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read the backup: %w", err)
 	}
-	done, err := c.sendBackup(ctx, f, &weftv1.RestoreStart{Force: o.force})
+	done, err := c.sendBackup(ctx, f, &weftv1.RestoreStart{Force: force})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.env.Out, "Restored: %d keys written, %d deleted.\n", done.Puts, done.Dels)
+	fmt.Fprintf(c.env.Out, "Restored: %s written, %d deleted.\n", counted(done.Puts, "key"), done.Dels)
 	return c.afterRestore(done)
 }
 
