@@ -127,7 +127,7 @@ func (s storeState) human(now time.Time) string {
 		line("Configured", s.Configured+": the records have moved, change", "--cluster-store of this host")
 	}
 	line("Back end", strings.TrimSpace(s.Backend+" "+s.Version))
-	line("State", s.State+" since "+strings.ToLower(table.Ago(now.Sub(s.Since))))
+	line("State", s.State+" for "+strings.ToLower(table.Ago(now.Sub(s.Since))))
 	line("Endpoints", s.Endpoints...)
 	line("Leader", s.Leader)
 	latency := s.Latency

@@ -58,7 +58,7 @@ func TestStoreStatus(t *testing.T) {
 		err   string
 	}{
 		"connected": {connected(), []string{
-			"Back end:   etcd 3.6.1\n", "State:      connected since ", "Endpoints:  192.0.2.2:2379\n            192.0.2.3:2379\n", "Leader:     8e9e05c52164694d\n",
+			"Back end:   etcd 3.6.1\n", "State:      connected for ", "Endpoints:  192.0.2.2:2379\n            192.0.2.3:2379\n", "Leader:     8e9e05c52164694d\n",
 			"Latency:    810µs (median)\n", "Revision:   1234\n", "Session:    15s; a host that died is noticed within 21s\n", "Hosts:      3, of which 2 alive\n",
 		}, ""},
 		"embedded": {changed(connected(), func(r *weftv1.StoreStatusResponse) { r.Embedded, r.Url = true, "embedded" }), []string{"Store:      embedded in this host's agent\n"}, ""},
@@ -66,7 +66,7 @@ func TestStoreStatus(t *testing.T) {
 			"Configured: zk://h:2181/weft: the records have moved, change\n            --cluster-store of this host\n",
 		}, ""},
 		"away": {away, []string{
-			"State:      away since ", "Leader:     not known now\n", "Latency:    not known now\n", "Revision:   not known now\n", "Hosts:      3; which of them are alive is not known now\n",
+			"State:      away for ", "Leader:     not known now\n", "Latency:    not known now\n", "Revision:   not known now\n", "Hosts:      3; which of them are alive is not known now\n",
 		}, "cluster store etcd://192.0.2.2:2379,192.0.2.3:2379,192.0.2.4:2379/weft is not reachable: it does not answer"},
 		"joining": {changed(connected(), func(r *weftv1.StoreStatusResponse) { r.State = "joining" }), []string{"State:      joining"}, "has not joined its cluster yet: ask again"},
 		"refused": {changed(connected(), func(r *weftv1.StoreStatusResponse) { r.State, r.Error = "joining", "the store holds cluster x" }), nil, "cannot join its cluster: the store holds cluster x"},
@@ -134,6 +134,7 @@ func TestStoreCheck(t *testing.T) {
 			`{"Key":"meta/names/old","Remedy":"delete the key","Revision":"7","Rule":"orphan","Wrong":"it is claimed for network x"}` + "\n",
 			"Error: one thing is wrong with the store's 2 keys\n", 1,
 		}},
+		"one key": {&weftv1.CheckStoreResponse{Keys: 1, Partitions: 1, Revision: 9}, nil, result{"Nothing is wrong: 1 key in 1 partition at revision 9.\n", "", 0}},
 		"clean json": {&weftv1.CheckStoreResponse{Keys: 2}, []string{"--format", "json"}, result{"", "", 0}},
 	} {
 		t.Run(name, func(t *testing.T) {

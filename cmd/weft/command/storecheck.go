@@ -40,9 +40,9 @@ wrong and what to do. The cluster may change meanwhile. The exit code is 1 where
 
 func found(n int, keys uint64) string {
 	if n == 1 {
-		return fmt.Sprintf("one thing is wrong with the store's %d keys", keys)
+		return fmt.Sprintf("one thing is wrong with the store's %s", counted(keys, "key"))
 	}
-	return fmt.Sprintf("%d things are wrong with the store's %d keys", n, keys)
+	return fmt.Sprintf("%d things are wrong with the store's %s", n, counted(keys, "key"))
 }
 
 // showFindings prints the findings, or the one line of a store without any.
@@ -57,7 +57,7 @@ func (c *cli) showFindings(r *weftv1.CheckStoreResponse, l *listing) error {
 	case l.format != "":
 		return list.Write(c.env.Out, l.format)
 	case len(r.Findings) == 0:
-		_, err := fmt.Fprintf(c.env.Out, "Nothing is wrong: %d keys in %d partitions at revision %d.\n", r.Keys, r.Partitions, r.Revision)
+		_, err := fmt.Fprintf(c.env.Out, "Nothing is wrong: %s in %s at revision %d.\n", counted(r.Keys, "key"), counted(r.Partitions, "partition"), r.Revision)
 		return err
 	}
 	return list.Write(c.env.Out, "{{.Key}}\n    {{.Wrong}}\n    → {{.Remedy}}")
