@@ -209,6 +209,7 @@ func (a *Agent) keepPicture(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			a.savePicture(saved) // the next life, which may begin without the store, begins with the newest
 			return
 		case <-a.clock.After(pictureEvery):
 		}
