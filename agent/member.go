@@ -194,7 +194,7 @@ func (m *member) run(ctx context.Context) {
 
 // join does all that a host needs to do before it may claim something.
 func (m *member) join(ctx context.Context) (store.Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.ttl+15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, max(m.ttl, m.identity().Bound)+15*time.Second)
 	defer cancel()
 	first, stop := context.WithTimeout(ctx, callTimeout)
 	defer stop()
@@ -313,7 +313,9 @@ func (m *member) openSession(ctx context.Context, id journal.Identity, vtep neti
 	if err != nil {
 		return nil, err
 	}
-	if err := m.setIdentity(ctx, func(now *journal.Identity) { now.Session, now.VTEP = s.ID(), vtep.String() }); err != nil {
+	if err := m.setIdentity(ctx, func(now *journal.Identity) {
+		now.Session, now.Bound, now.VTEP = s.ID(), s.Bound(), vtep.String()
+	}); err != nil {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		return nil, errors.Join(err, s.Close(closing))
@@ -325,7 +327,7 @@ func (m *member) openSession(ctx context.Context, id journal.Identity, vtep neti
 func (m *member) life(id journal.Identity, vtep netip.Addr) registry.Life {
 	return registry.Life{
 		Liveness: record.Liveness{Host: id.Host, Incarnation: id.Incarnation, Instance: m.instance},
-		VTEP:     vtep, TTL: m.ttl, Every: m.every,
+		VTEP:     vtep, TTL: m.ttl, Every: m.every, Bound: id.Bound,
 	}
 }
 

@@ -234,3 +234,35 @@ func TestAMemberThatWasCleared(t *testing.T) {
 		}
 	})
 }
+
+// A session of an earlier life that this host cannot take over is waited for as long as its back end may keep it, which may be longer than its
+// time to live.
+func TestAMemberWaitsForItsEarlierSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, disk := memory.New(), memory.New()
+		first := join(t, w, disk, "192.0.2.1")
+		if _, err := first.claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.setIdentity(t.Context(), func(id *journal.Identity) { id.Session, id.Bound = "unknown", 32*time.Second }); err != nil {
+			t.Fatal(err)
+		}
+		first.stop()
+		c := w.Client()
+		held, err := c.OpenSession(t.Context(), store.SessionConfig{Key: record.AliveKey("host-192.0.2.1"), TTL: 30 * time.Second, Resume: first.actor.Session.ID()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held.Leave()
+		second := join(t, w, disk, "192.0.2.1")
+		select {
+		case err := <-second.fatal:
+			t.Errorf("it gave up: %v", err)
+		case <-second.joins:
+		}
+		second.stop()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -10,7 +10,6 @@ import (
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/store"
-	"weft/store/open"
 	"weft/store/record"
 )
 
@@ -113,14 +112,15 @@ func (m *mover) step(ctx context.Context, move *record.Move) (again bool, err er
 	return true, m.prepare(ctx, move)
 }
 
-// orphaned tells a move that nobody makes any more: an earlier life of this agent began it, or a host that is not alive.
+// orphaned tells a move that nobody makes any more: an earlier life of this agent began it, or a host that is not alive. This host need not have
+// joined: where it is the only one left, its joining waits for the end of the move.
 func (m *mover) orphaned(move *record.Move) bool {
 	self := m.a.member.identity().Host
 	if move.By == self {
 		return !m.owns(move.ID)
 	}
 	_, alive := m.a.follower.Picture().Alive(move.By)
-	return !alive && m.a.follower.Synced(store.Alive) && m.a.member.joined()
+	return !alive && m.a.follower.Synced(store.Alive)
 }
 
 // prepare gets a foothold in the new store, and says whether it has one.
@@ -180,7 +180,9 @@ func (m *mover) enter(ctx context.Context, at *foothold) error {
 		return fmt.Errorf("open a session in %s: %w", at.place.name, err)
 	}
 	at.session = session
-	return m.a.member.setIdentity(ctx, func(now *journal.Identity) { now.Next = session.ID() })
+	return m.a.member.setIdentity(ctx, func(now *journal.Identity) {
+		now.Next, now.Bound = session.ID(), max(now.Bound, session.Bound())
+	})
 }
 
 // drop gives a foothold up.
@@ -216,6 +218,10 @@ func (m *mover) follow(ctx context.Context, move *record.Move) error {
 		m.drop(ctx)
 		return err
 	}
+	if at.session != nil && isOver(at.session) { // the new store was away meanwhile
+		at.session.Leave()
+		at.session = nil
+	}
 	if at.session == nil {
 		if err := m.enter(ctx, at); err != nil {
 			return err
@@ -227,7 +233,17 @@ func (m *mover) follow(ctx context.Context, move *record.Move) error {
 	return m.cross(ctx, at, move)
 }
 
-// verify makes sure that the new store has the cluster that was moved there.
+func isOver(s store.Session) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// verify makes sure that the new store has the cluster that was moved there, and not what it was before records that this host has seen: a
+// store that was restored from a backup may say where they went long ago.
 func (m *mover) verify(ctx context.Context, s store.Store, move *record.Move) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
@@ -242,19 +258,26 @@ func (m *mover) verify(ctx context.Context, s store.Store, move *record.Move) er
 	if mine := m.a.member.identity().Cluster; mine != "" && c.ID != mine {
 		return fmt.Errorf("the records are said to have moved to %s, and that holds cluster %s, not %s", move.To, c.ID, mine)
 	}
+	if known := m.a.follower.Picture().Cluster(); known != nil && known.ID == c.ID && known.Succeeds(c) {
+		return fmt.Errorf("the records are said to have moved to %s, and what that holds is older than what this host has seen", move.To)
+	}
 	return nil
 }
 
-// remember writes to this host's disk where the records are: the next life goes there at once.
+// remember writes to this host's disk where the records are: the next life goes there at once. The session there that an earlier life has left
+// is the one to take over, where this one has not opened another yet.
 func (m *mover) remember(ctx context.Context, at *foothold, move *record.Move) error {
 	return m.a.member.setIdentity(ctx, func(id *journal.Identity) {
-		id.Store = at.place.name
-		id.Moved = &journal.Moved{From: m.a.cfg.storeName(), URL: move.To, Opts: move.Opts}
-		if id.Moved.From == open.Redact(move.To) { // back to where the options say
-			id.Moved = nil
-		}
-		if at.session != nil {
+		switch {
+		case at.session != nil:
 			id.Next, id.Session = id.Session, at.session.ID()
+		case id.Store != at.place.name:
+			id.Next, id.Session = id.Session, id.Next
+		}
+		id.Store = at.place.name
+		id.Moved = &journal.Moved{From: m.a.cfg.storeName(), FromPath: m.a.cfg.storePath(), URL: move.To, Opts: move.Opts}
+		if m.a.isConfigured(at.place) {
+			id.Moved = nil
 		}
 	})
 }

@@ -43,6 +43,23 @@ func (a *Agent) placeOf(to string, opts map[string]string) place {
 	return p
 }
 
+// hasLeft tells whether the options name the store that a move has left.
+func (a *Agent) hasLeft(m *journal.Moved) bool {
+	return m.From == a.cfg.storeName() && m.FromPath == a.cfg.storePath()
+}
+
+// isConfigured tells the place that the options name. The timing of sessions is this host's own wherever the records are.
+func (a *Agent) isConfigured(p place) bool {
+	timing := func(k, _ string) bool { return strings.HasPrefix(k, "discovery.") }
+	mine, theirs := maps.Clone(a.cfg.StoreOpts), maps.Clone(p.opts)
+	maps.DeleteFunc(mine, timing)
+	maps.DeleteFunc(theirs, timing)
+	return p.name == a.cfg.storeName() && maps.Equal(mine, theirs)
+}
+
+// storePath is the prefix that an option gives, "" where it is the URL's.
+func (c *Config) storePath() string { return strings.Trim(c.StoreOpts["kv.path"], "/") }
+
 // openStore opens the cluster's store, which need not be up yet; the embedded one is started, also where the records have left it: others may
 // still look there for where they went.
 func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll func(), err error) {
@@ -55,7 +72,7 @@ func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll fu
 		}
 		p.url, stop = "etcd://"+srv.Endpoint()+"/weft", srv.Close
 	}
-	if m := id.Moved; m != nil && m.From == p.name {
+	if m := id.Moved; m != nil && a.hasLeft(m) {
 		a.log.Warn("the cluster's records have moved: change --cluster-store, and --cluster-store-opt, of this host", "from", m.From, "to", open.Redact(m.URL))
 		p = a.placeOf(m.URL, m.Opts)
 	}
@@ -75,7 +92,7 @@ func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll fu
 
 // forgetMove drops what an earlier life remembered of a move, where the options name another store by now.
 func (a *Agent) forgetMove(ctx context.Context, id journal.Identity) (journal.Identity, error) {
-	if id.Moved == nil || id.Moved.From == a.cfg.storeName() {
+	if id.Moved == nil || a.hasLeft(id.Moved) {
 		return id, nil
 	}
 	id.Moved = nil

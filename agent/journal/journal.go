@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"weft/store"
 	"weft/store/record"
@@ -42,6 +43,7 @@ type Identity struct {
 	Cluster     string        `json:"cluster,omitempty"` // ID; "" before the host has joined one
 	Store       string        `json:"store,omitempty"`   // the URL that Cluster was joined at
 	Session     string        `json:"session,omitempty"` // of the last agent, for the next to take over
+	Bound       time.Duration `json:"bound,omitempty"`   // how long its sessions may outlive their agent
 	VTEP        string        `json:"vtep,omitempty"`    // with which Session was opened
 	Next        string        `json:"next,omitempty"`    // this host's session in another store: one that the records may move to, or have left
 	Moved       *Moved        `json:"moved,omitempty"`   // nil: the records are where the agent's options say
@@ -49,9 +51,10 @@ type Identity struct {
 
 // Moved says where the records have gone from the store that the agent's options name.
 type Moved struct {
-	From string            `json:"from"` // as the options have it, without secrets
-	URL  string            `json:"url"`
-	Opts map[string]string `json:"opts,omitempty"`
+	From     string            `json:"from"`                // as the options have it, without secrets
+	FromPath string            `json:"from_path,omitempty"` // their kv.path
+	URL      string            `json:"url"`
+	Opts     map[string]string `json:"opts,omitempty"`
 }
 
 // Release is an endpoint that this host has given up and that the store may still have.

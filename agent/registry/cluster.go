@@ -139,6 +139,7 @@ type Life struct {
 	VTEP   netip.Addr
 	TTL    time.Duration
 	Every  time.Duration // between renewals; 0: the back end's own
+	Bound  time.Duration // how long an earlier session of this host may outlive its holder, 0 where that is not known
 	Resume string        // ID of the session of this agent's predecessor, "" if it had none
 }
 
@@ -150,7 +151,7 @@ func (r *Registry) OpenLiveness(ctx context.Context, l Life) (store.Session, err
 		return nil, err
 	}
 	cfg := store.SessionConfig{Key: record.AliveKey(l.Host), Value: b, TTL: l.TTL, Every: l.Every, Resume: l.Resume}
-	patience, cancel := context.WithTimeout(ctx, l.TTL+3*time.Second)
+	patience, cancel := context.WithTimeout(ctx, max(l.TTL, l.Bound)+3*time.Second)
 	defer cancel()
 	for {
 		s, err := r.cfg.Store.OpenSession(ctx, cfg)
