@@ -62,7 +62,7 @@ func TestStoreStatusTellsHowTheStoreIs(t *testing.T) {
 	if code != 1 || s.State != "away" || s.Error == "" || s.ClusterID == "" || !strings.Contains(text, "is not reachable") {
 		t.Errorf("without its store: exit %d, %s, %+v", code, text, s)
 	}
-	if r := h.try("store", "status"); r.Code != 1 || !strings.Contains(r.Stdout, "State:      away since ") {
+	if r := h.try("store", "status"); r.Code != 1 || !strings.Contains(r.Stdout, "State:      away for ") {
 		t.Errorf("without its store: %+v", r)
 	}
 	b.up()

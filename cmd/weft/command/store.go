@@ -141,7 +141,7 @@ func (s storeState) human(now time.Time) string {
 	}
 	line("Revision", revision)
 	line("Cluster ID", s.ClusterID)
-	line("History ID", s.HistoryID)
+	line("Store ID", s.HistoryID)
 	session := s.SessionTTL
 	if s.NoticedWithin != "" {
 		session += "; a host that died is noticed within " + s.NoticedWithin

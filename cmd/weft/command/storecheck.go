@@ -16,7 +16,7 @@ func (c *cli) storeCheck() *cobra.Command {
 		Use: "check [OPTIONS]", Short: "Check that the store holds what it must", Args: exactly(0),
 		Long: `Check every rule that the records of the cluster must keep, over the whole store: no two pools overlap; every name, address, VNI and VTEP address
 has one owner, whose record exists; endpoints are in networks and of hosts that exist, at addresses of their pools; nothing that was cleared
-lives; every record can be read; no foreign key is under the prefix. Each key that breaks a rule is printed as PARTITION/NAME, with what is
+lives; every record can be read; no partition has a key of no known kind. Each key that breaks a rule is printed as PARTITION/NAME, with what is
 wrong and what to do. The cluster may change meanwhile. The exit code is 1 where something was found.`,
 		Example: `  weft store check
   weft store check --format '{{.Key}} {{.Rule}}'`,
