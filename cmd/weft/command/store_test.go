@@ -134,7 +134,7 @@ func TestStoreCheck(t *testing.T) {
 			`{"Key":"meta/names/old","Remedy":"delete the key","Revision":"7","Rule":"orphan","Wrong":"it is claimed for network x"}` + "\n",
 			"Error: one thing is wrong with the store's 2 keys\n", 1,
 		}},
-		"one key": {&weftv1.CheckStoreResponse{Keys: 1, Partitions: 1, Revision: 9}, nil, result{"Nothing is wrong: 1 key in 1 partition at revision 9.\n", "", 0}},
+		"one key":    {&weftv1.CheckStoreResponse{Keys: 1, Partitions: 1, Revision: 9}, nil, result{"Nothing is wrong: 1 key in 1 partition at revision 9.\n", "", 0}},
 		"clean json": {&weftv1.CheckStoreResponse{Keys: 2}, []string{"--format", "json"}, result{"", "", 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
