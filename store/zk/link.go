@@ -164,6 +164,7 @@ func (s *Store) turnedAway(ctx context.Context, l *link) error {
 // alive returns when the connection is over, or when ctx ends. It ends the connection itself when the server is silent for too long: it asks
 // after half of that time, if pings have not done so before.
 func (l *link) alive(ctx context.Context, limit time.Duration) {
+	limit -= rand.N(limit / 4) // the clients of a server that freezes are not to leave it together
 	t := time.NewTicker(limit / 8)
 	defer t.Stop()
 	for {
