@@ -73,18 +73,34 @@ func Lock(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path)
-		who := "its process is not known"
-		if pid := strings.TrimSpace(string(holder)); pid != "" {
-			who = "process " + pid
-		}
+	if who, ok := flock(f, path); !ok {
 		return nil, errors.Join(fmt.Errorf("%s: %w (%s): end that one, or give this one another --state-dir", dir, ErrLocked, who), f.Close())
 	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the state directory: %w", err), f.Close())
 	}
 	return f.Close, nil
+}
+
+// ghostTime is how long a lock may outlive its process: a child that this had forked has the lock, too, until it begins its own program, and one
+// that is killed between the two leaves it with the child for a moment (flock(2), fork(2)).
+const ghostTime = 2 * time.Second
+
+// flock takes the lock, or tells who has it.
+func flock(f *os.File, path string) (who string, ok bool) {
+	for end := time.Now().Add(ghostTime); ; time.Sleep(5 * time.Millisecond) {
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			return "", true
+		}
+		holder, _ := os.ReadFile(path)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(holder)))
+		if err != nil {
+			return "its process is not known", false
+		}
+		if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || time.Now().After(end) {
+			return fmt.Sprintf("process %d", pid), false
+		}
+	}
 }
 
 func writeAt(f *os.File, s string) error {

@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -114,6 +116,41 @@ func TestALockEndsWithItsProcess(t *testing.T) {
 		t.Fatalf("after its end: %v", err)
 	}
 	if err := unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An agent that was killed while it forked leaves its lock with the child until that runs its own program.
+func TestALockThatOutlivesItsProcessForAMomentIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	if unlock, err := journal.Lock(dir); err != nil || unlock() != nil {
+		t.Fatal(err)
+	}
+	gone := exec.CommandContext(t.Context(), "true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v; want the lock's file", files, err)
+	}
+	f, err := os.OpenFile(files[0], os.O_RDWR|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(f, gone.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan error, 1)
+	time.AfterFunc(50*time.Millisecond, func() { released <- f.Close() })
+	unlock, err := journal.Lock(dir)
+	if err != nil {
+		t.Fatalf("a lock of a process that has ended: %v", err)
+	}
+	if err := errors.Join(unlock(), <-released); err != nil {
 		t.Error(err)
 	}
 }
