@@ -267,8 +267,9 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 	cmps := make([]clientv3.Cmp, len(t.If))
 	gets := make([]clientv3.Op, len(t.If))
 	for i, c := range t.If {
-		cmps[i] = s.condition(c)
-		gets[i] = clientv3.OpGet(s.path(c.Key), clientv3.WithKeysOnly())
+		p := s.path(c.Key)
+		cmps[i] = condition(p, c.Rev)
+		gets[i] = clientv3.OpGet(p, clientv3.WithKeysOnly())
 	}
 	ops := make([]clientv3.Op, len(t.Then))
 	for i, o := range t.Then {
@@ -290,15 +291,14 @@ func (s *Store) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
 	return 0, refusal(t.If, r)
 }
 
-func (s *Store) condition(c store.Cond) clientv3.Cmp {
-	p := s.path(c.Key)
-	switch c.Rev {
+func condition(p string, rev store.Rev) clientv3.Cmp {
+	switch rev {
 	case store.Absent:
 		return clientv3.Compare(clientv3.CreateRevision(p), "=", 0)
 	case store.Exists:
 		return clientv3.Compare(clientv3.CreateRevision(p), ">", 0)
 	}
-	return clientv3.Compare(clientv3.ModRevision(p), "=", int64(c.Rev))
+	return clientv3.Compare(clientv3.ModRevision(p), "=", int64(rev))
 }
 
 // refusal finds the first condition that does not hold in what the transaction read instead.
