@@ -29,6 +29,7 @@ const (
 	trimEvery   = 256 // entries; whoever makes such a one trims, so that it does not matter if the last one who should have did not
 	trimBatch   = 128 // deletes in one multi
 	trimTimeout = time.Minute
+	trimTries   = 5 // against others who trim the same journal
 	idleFor     = time.Hour // a journal that long at rest is emptied
 )
 
@@ -71,8 +72,19 @@ func (s *Store) trimNow(partition string) {
 	s.mu.Unlock()
 }
 
-// trim deletes all entries but the newest, and those that are younger than the newest one by less than the age. Time is the servers'.
+// trim trims a journal that others may be trimming too: where one of them was first, what is left is looked at again.
 func trim(ctx context.Context, l *link, dir string, to limits) error {
+	var err error
+	for range trimTries {
+		if err = trimOnce(ctx, l, dir, to); !errors.Is(err, zk.ErrNoNode) {
+			return err
+		}
+	}
+	return err
+}
+
+// trimOnce deletes all entries but the newest, and those that are younger than the newest one by less than the age. Time is the servers'.
+func trimOnce(ctx context.Context, l *link, dir string, to limits) error {
 	n, err := l.children(ctx, dir)
 	if err != nil || len(n.names) <= to.keep {
 		return err
