@@ -77,9 +77,14 @@ type Network struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	IPAMOpts map[string]string `json:"ipam_opts,omitempty"`
-	State    NetworkState      `json:"state"`
-	Deleter  *Deleter          `json:"deleter,omitempty"` // who set State to Deleting
-	extra    extra
+	// IPAMDriver is the plugin that gives out the addresses; "" or "default" is weft itself.
+	IPAMDriver string       `json:"ipam_driver,omitempty"`
+	IPv6       bool         `json:"ipv6,omitempty"`        // dual stack
+	ConfigOnly bool         `json:"config_only,omitempty"` // settings for others; nothing attaches to it
+	ConfigFrom string       `json:"config_from,omitempty"` // name of the config-only network that the settings were copied from
+	State      NetworkState `json:"state"`
+	Deleter    *Deleter     `json:"deleter,omitempty"` // who set State to Deleting
+	extra      extra
 }
 
 // Deleter is the host, and its incarnation, that is removing a network.
@@ -149,6 +154,7 @@ type Endpoint struct {
 	Name        string       `json:"name"` // the sandbox's name; unique in the network
 	Hostname    string       `json:"hostname,omitempty"`
 	Aliases     []string     `json:"aliases,omitempty"`
+	VIPAliases  []string     `json:"vip_aliases,omitempty"` // aliases with one virtual address, balanced over the members
 	Links       []Link       `json:"links,omitempty"`
 	Addrs       []netip.Addr `json:"addrs"`            // one, or one of each family
 	Static      bool         `json:"static,omitempty"` // the address was asked for: kept while stopped

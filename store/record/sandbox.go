@@ -27,6 +27,14 @@ type Sandbox struct {
 	ExtraHosts  []string          `json:"extra_hosts,omitempty"` // NAME:IP
 	Labels      map[string]string `json:"labels,omitempty"`
 	Attachments []Attachment      `json:"attachments,omitempty"`
+	Ports       []PortSpec        `json:"ports,omitempty"`       // asked for
+	Expose      []PortSpec        `json:"expose,omitempty"`      // its container ports only
+	PublishAll  bool              `json:"publish_all,omitempty"` // every exposed port gets a host port
+	Published   []PortBinding     `json:"published,omitempty"`   // what Ports came to, while it is up
+	Restart     RestartPolicy     `json:"restart,omitzero"`
+	Restarts    int               `json:"restarts,omitempty"` // by the policy, since the last start by a user
+	Stopped     bool              `json:"stopped,omitempty"`  // a user ended it: the policy leaves it down until a user starts it
+	External    string            `json:"external,omitempty"` // netns:PATH, pid:N or docker:ID: a namespace that others made; weft runs nothing in it
 	Status      SandboxStatus     `json:"status"`
 	Up          bool              `json:"up,omitempty"` // its network namespace exists: its endpoints answer
 	Started     time.Time         `json:"started,omitzero"`
@@ -50,8 +58,10 @@ const (
 // Attachment is one network of a sandbox: what the user asked for, and the endpoint that was made of it.
 type Attachment struct {
 	Network    NetworkID         `json:"network"`
-	IP         netip.Addr        `json:"ip,omitzero"` // asked for
+	IP         netip.Addr        `json:"ip,omitzero"`  // asked for
+	IP6        netip.Addr        `json:"ip6,omitzero"` // asked for
 	Aliases    []string          `json:"aliases,omitempty"`
+	VIPAliases []string          `json:"vip_aliases,omitempty"` // of Aliases, those with a virtual address
 	Links      []Link            `json:"links,omitempty"`
 	MAC        MAC               `json:"mac,omitempty"` // asked for
 	DriverOpts map[string]string `json:"driver_opts,omitempty"`
@@ -71,4 +81,29 @@ func (s *Sandbox) Attachment(id NetworkID) (Attachment, bool) {
 		}
 	}
 	return Attachment{}, false
+}
+
+// PortSpec is one published or exposed range of ports, as asked for. Ranges are inclusive; of one port, both ends are the same.
+type PortSpec struct {
+	Proto     string     `json:"proto"`                // tcp or udp
+	HostAddr  netip.Addr `json:"host_addr,omitzero"`   // zero: the network's default, which is all
+	HostFirst uint16     `json:"host_first,omitempty"` // 0: one that is free
+	HostLast  uint16     `json:"host_last,omitempty"`
+	First     uint16     `json:"first"` // in the sandbox
+	Last      uint16     `json:"last"`
+}
+
+// PortBinding is one published port: what reaches HostAddr:HostPort goes to Port in the sandbox.
+type PortBinding struct {
+	Proto    string     `json:"proto"`
+	HostAddr netip.Addr `json:"host_addr"` // unspecified (0.0.0.0 or ::) for all addresses of the family
+	HostPort uint16     `json:"host_port"`
+	Port     uint16     `json:"port"`
+}
+
+// RestartPolicy says when a sandbox whose process has ended is started again: never ("" or "no"), "on-failure" at most Max times (0: without
+// end), "always", or "unless-stopped".
+type RestartPolicy struct {
+	Name string `json:"name,omitempty"`
+	Max  int    `json:"max,omitempty"`
 }

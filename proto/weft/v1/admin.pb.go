@@ -343,6 +343,8 @@ type Network struct {
 	EnableIpv6    bool                   `protobuf:"varint,17,opt,name=enable_ipv6,json=enableIpv6,proto3" json:"enable_ipv6,omitempty"`
 	EndpointCount int32                  `protobuf:"varint,18,opt,name=endpoint_count,json=endpointCount,proto3" json:"endpoint_count,omitempty"` // -1: not known (the store is away and this host does not watch it)
 	IpamDriver    string                 `protobuf:"bytes,19,opt,name=ipam_driver,json=ipamDriver,proto3" json:"ipam_driver,omitempty"`
+	ConfigOnly    bool                   `protobuf:"varint,20,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"`
+	ConfigFrom    string                 `protobuf:"bytes,21,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -506,6 +508,20 @@ func (x *Network) GetEndpointCount() int32 {
 func (x *Network) GetIpamDriver() string {
 	if x != nil {
 		return x.IpamDriver
+	}
+	return ""
+}
+
+func (x *Network) GetConfigOnly() bool {
+	if x != nil {
+		return x.ConfigOnly
+	}
+	return false
+}
+
+func (x *Network) GetConfigFrom() string {
+	if x != nil {
+		return x.ConfigFrom
 	}
 	return ""
 }
@@ -921,6 +937,7 @@ type Attachment struct {
 	DriverOptions map[string]string      `protobuf:"bytes,6,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	GwPriority    int32                  `protobuf:"varint,7,opt,name=gw_priority,json=gwPriority,proto3" json:"gw_priority,omitempty"`
 	MacAddress    string                 `protobuf:"bytes,8,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	VipAliases    []string               `protobuf:"bytes,9,rep,name=vip_aliases,json=vipAliases,proto3" json:"vip_aliases,omitempty"` // of aliases, those with one virtual address, balanced over the members
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1011,6 +1028,14 @@ func (x *Attachment) GetMacAddress() string {
 	return ""
 }
 
+func (x *Attachment) GetVipAliases() []string {
+	if x != nil {
+		return x.VipAliases
+	}
+	return nil
+}
+
+// target: a sandbox's name, ID or unique prefix of one; docker:NAME, netns:PATH or pid:N for a namespace that others made.
 type ConnectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -1221,6 +1246,7 @@ type Endpoint struct {
 	State         string                 `protobuf:"bytes,14,opt,name=state,proto3" json:"state,omitempty"` // running, stopped, lost, detached, unknown
 	Static        bool                   `protobuf:"varint,15,opt,name=static,proto3" json:"static,omitempty"`
 	Gateway       string                 `protobuf:"bytes,16,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	VipAliases    []string               `protobuf:"bytes,17,rep,name=vip_aliases,json=vipAliases,proto3" json:"vip_aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1367,6 +1393,218 @@ func (x *Endpoint) GetGateway() string {
 	return ""
 }
 
+func (x *Endpoint) GetVipAliases() []string {
+	if x != nil {
+		return x.VipAliases
+	}
+	return nil
+}
+
+// One published or exposed range. Ranges are inclusive; of one port, both ends are the same.
+type PortSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`                     // tcp or udp
+	HostIp        string                 `protobuf:"bytes,2,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`           // "": the network's default
+	HostFirst     uint32                 `protobuf:"varint,3,opt,name=host_first,json=hostFirst,proto3" json:"host_first,omitempty"` // 0: one that is free
+	HostLast      uint32                 `protobuf:"varint,4,opt,name=host_last,json=hostLast,proto3" json:"host_last,omitempty"`
+	First         uint32                 `protobuf:"varint,5,opt,name=first,proto3" json:"first,omitempty"` // in the sandbox
+	Last          uint32                 `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortSpec) Reset() {
+	*x = PortSpec{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortSpec) ProtoMessage() {}
+
+func (x *PortSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortSpec.ProtoReflect.Descriptor instead.
+func (*PortSpec) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PortSpec) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PortSpec) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *PortSpec) GetHostFirst() uint32 {
+	if x != nil {
+		return x.HostFirst
+	}
+	return 0
+}
+
+func (x *PortSpec) GetHostLast() uint32 {
+	if x != nil {
+		return x.HostLast
+	}
+	return 0
+}
+
+func (x *PortSpec) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *PortSpec) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type PortBinding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	HostIp        string                 `protobuf:"bytes,2,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	HostPort      uint32                 `protobuf:"varint,3,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	Port          uint32                 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortBinding) Reset() {
+	*x = PortBinding{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortBinding) ProtoMessage() {}
+
+func (x *PortBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortBinding.ProtoReflect.Descriptor instead.
+func (*PortBinding) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PortBinding) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PortBinding) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *PortBinding) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *PortBinding) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type RestartPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "", no, on-failure, always, unless-stopped
+	Max           int32                  `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`  // of on-failure; 0: without end
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPolicy) Reset() {
+	*x = RestartPolicy{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPolicy) ProtoMessage() {}
+
+func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
+func (*RestartPolicy) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RestartPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestartPolicy) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
 type CreateSandboxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "" for one that the agent makes up
@@ -1386,13 +1624,17 @@ type CreateSandboxRequest struct {
 	DnsOptions    []string               `protobuf:"bytes,15,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`
 	ExtraHosts    []string               `protobuf:"bytes,16,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"` // NAME:IP
 	Labels        map[string]string      `protobuf:"bytes,17,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Ports         []*PortSpec            `protobuf:"bytes,18,rep,name=ports,proto3" json:"ports,omitempty"`
+	Expose        []*PortSpec            `protobuf:"bytes,19,rep,name=expose,proto3" json:"expose,omitempty"` // first and last alone
+	PublishAll    bool                   `protobuf:"varint,20,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`
+	Restart       *RestartPolicy         `protobuf:"bytes,21,opt,name=restart,proto3" json:"restart,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1646,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1659,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateSandboxRequest) GetName() string {
@@ -1539,6 +1781,34 @@ func (x *CreateSandboxRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *CreateSandboxRequest) GetPorts() []*PortSpec {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetExpose() []*PortSpec {
+	if x != nil {
+		return x.Expose
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetPublishAll() bool {
+	if x != nil {
+		return x.PublishAll
+	}
+	return false
+}
+
+func (x *CreateSandboxRequest) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
 type CreateSandboxResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1549,7 +1819,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1831,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1844,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateSandboxResponse) GetId() string {
@@ -1600,7 +1870,7 @@ type StartSandboxRequest struct {
 
 func (x *StartSandboxRequest) Reset() {
 	*x = StartSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1882,7 @@ func (x *StartSandboxRequest) String() string {
 func (*StartSandboxRequest) ProtoMessage() {}
 
 func (x *StartSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1895,7 @@ func (x *StartSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartSandboxRequest.ProtoReflect.Descriptor instead.
 func (*StartSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StartSandboxRequest) GetRef() string {
@@ -1645,7 +1915,7 @@ type StartSandboxResponse struct {
 
 func (x *StartSandboxResponse) Reset() {
 	*x = StartSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1927,7 @@ func (x *StartSandboxResponse) String() string {
 func (*StartSandboxResponse) ProtoMessage() {}
 
 func (x *StartSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1940,7 @@ func (x *StartSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartSandboxResponse.ProtoReflect.Descriptor instead.
 func (*StartSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StartSandboxResponse) GetId() string {
@@ -1697,7 +1967,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1979,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1992,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1755,7 +2025,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2037,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2050,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecStart) GetRef() string {
@@ -1851,7 +2121,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2133,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2146,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AttachStart) GetRef() string {
@@ -1924,7 +2194,7 @@ type StreamInput struct {
 
 func (x *StreamInput) Reset() {
 	*x = StreamInput{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2206,7 @@ func (x *StreamInput) String() string {
 func (*StreamInput) ProtoMessage() {}
 
 func (x *StreamInput) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2219,7 @@ func (x *StreamInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamInput.ProtoReflect.Descriptor instead.
 func (*StreamInput) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StreamInput) GetKind() isStreamInput_Kind {
@@ -2068,7 +2338,7 @@ type StreamOutput struct {
 
 func (x *StreamOutput) Reset() {
 	*x = StreamOutput{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2350,7 @@ func (x *StreamOutput) String() string {
 func (*StreamOutput) ProtoMessage() {}
 
 func (x *StreamOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2363,7 @@ func (x *StreamOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOutput.ProtoReflect.Descriptor instead.
 func (*StreamOutput) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamOutput) GetKind() isStreamOutput_Kind {
@@ -2177,7 +2447,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2459,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2472,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -2230,7 +2500,7 @@ type StopSandboxRequest struct {
 
 func (x *StopSandboxRequest) Reset() {
 	*x = StopSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2512,7 @@ func (x *StopSandboxRequest) String() string {
 func (*StopSandboxRequest) ProtoMessage() {}
 
 func (x *StopSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2525,7 @@ func (x *StopSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSandboxRequest.ProtoReflect.Descriptor instead.
 func (*StopSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StopSandboxRequest) GetRef() string {
@@ -2289,7 +2559,7 @@ type StopSandboxResponse struct {
 
 func (x *StopSandboxResponse) Reset() {
 	*x = StopSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2571,7 @@ func (x *StopSandboxResponse) String() string {
 func (*StopSandboxResponse) ProtoMessage() {}
 
 func (x *StopSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2584,7 @@ func (x *StopSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSandboxResponse.ProtoReflect.Descriptor instead.
 func (*StopSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StopSandboxResponse) GetId() string {
@@ -2341,7 +2611,7 @@ type SignalSandboxRequest struct {
 
 func (x *SignalSandboxRequest) Reset() {
 	*x = SignalSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2623,7 @@ func (x *SignalSandboxRequest) String() string {
 func (*SignalSandboxRequest) ProtoMessage() {}
 
 func (x *SignalSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2636,7 @@ func (x *SignalSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalSandboxRequest.ProtoReflect.Descriptor instead.
 func (*SignalSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignalSandboxRequest) GetRef() string {
@@ -2391,7 +2661,7 @@ type SignalSandboxResponse struct {
 
 func (x *SignalSandboxResponse) Reset() {
 	*x = SignalSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2673,7 @@ func (x *SignalSandboxResponse) String() string {
 func (*SignalSandboxResponse) ProtoMessage() {}
 
 func (x *SignalSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2686,7 @@ func (x *SignalSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalSandboxResponse.ProtoReflect.Descriptor instead.
 func (*SignalSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 type WaitSandboxRequest struct {
@@ -2428,7 +2698,7 @@ type WaitSandboxRequest struct {
 
 func (x *WaitSandboxRequest) Reset() {
 	*x = WaitSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2710,7 @@ func (x *WaitSandboxRequest) String() string {
 func (*WaitSandboxRequest) ProtoMessage() {}
 
 func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2723,7 @@ func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxRequest.ProtoReflect.Descriptor instead.
 func (*WaitSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WaitSandboxRequest) GetRef() string {
@@ -2472,7 +2742,7 @@ type WaitSandboxResponse struct {
 
 func (x *WaitSandboxResponse) Reset() {
 	*x = WaitSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2754,7 @@ func (x *WaitSandboxResponse) String() string {
 func (*WaitSandboxResponse) ProtoMessage() {}
 
 func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2767,7 @@ func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxResponse.ProtoReflect.Descriptor instead.
 func (*WaitSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WaitSandboxResponse) GetExit() *Exit {
@@ -2517,7 +2787,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2799,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2812,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveSandboxRequest) GetRef() string {
@@ -2569,7 +2839,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2851,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2864,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveSandboxResponse) GetId() string {
@@ -2609,6 +2879,350 @@ func (x *RemoveSandboxResponse) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+type RestartSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: 10 s; then SIGKILL
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartSandboxRequest) Reset() {
+	*x = RestartSandboxRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartSandboxRequest) ProtoMessage() {}
+
+func (x *RestartSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartSandboxRequest.ProtoReflect.Descriptor instead.
+func (*RestartSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RestartSandboxRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *RestartSandboxRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type RestartSandboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartSandboxResponse) Reset() {
+	*x = RestartSandboxResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartSandboxResponse) ProtoMessage() {}
+
+func (x *RestartSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartSandboxResponse.ProtoReflect.Descriptor instead.
+func (*RestartSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RestartSandboxResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RestartSandboxResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RenameSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameSandboxRequest) Reset() {
+	*x = RenameSandboxRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameSandboxRequest) ProtoMessage() {}
+
+func (x *RenameSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameSandboxRequest.ProtoReflect.Descriptor instead.
+func (*RenameSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RenameSandboxRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *RenameSandboxRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RenameSandboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameSandboxResponse) Reset() {
+	*x = RenameSandboxResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameSandboxResponse) ProtoMessage() {}
+
+func (x *RenameSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameSandboxResponse.ProtoReflect.Descriptor instead.
+func (*RenameSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RenameSandboxResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RenameSandboxResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type LogsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Follow        bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
+	Tail          int64                  `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"` // the last so many lines; negative: all
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogsRequest) Reset() {
+	*x = LogsRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsRequest) ProtoMessage() {}
+
+func (x *LogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
+func (*LogsRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *LogsRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *LogsRequest) GetTail() int64 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
+func (x *LogsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *LogsRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type LogsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"` // whole lines, except where one is longer than 64 KiB
+	Stderr        bool                   `protobuf:"varint,2,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogsResponse) Reset() {
+	*x = LogsResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsResponse) ProtoMessage() {}
+
+func (x *LogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
+func (*LogsResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *LogsResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *LogsResponse) GetStderr() bool {
+	if x != nil {
+		return x.Stderr
+	}
+	return false
+}
+
+func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
 }
 
 type Sandbox struct {
@@ -2636,13 +3250,23 @@ type Sandbox struct {
 	HostId        string                 `protobuf:"bytes,21,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
 	Host          string                 `protobuf:"bytes,22,opt,name=host,proto3" json:"host,omitempty"`
 	Dns           []string               `protobuf:"bytes,23,rep,name=dns,proto3" json:"dns,omitempty"`
+	Ports         []*PortSpec            `protobuf:"bytes,24,rep,name=ports,proto3" json:"ports,omitempty"` // asked for
+	Expose        []*PortSpec            `protobuf:"bytes,25,rep,name=expose,proto3" json:"expose,omitempty"`
+	PublishAll    bool                   `protobuf:"varint,26,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`
+	Published     []*PortBinding         `protobuf:"bytes,27,rep,name=published,proto3" json:"published,omitempty"` // while it is up
+	Restart       *RestartPolicy         `protobuf:"bytes,28,opt,name=restart,proto3" json:"restart,omitempty"`
+	RestartCount  int32                  `protobuf:"varint,29,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	External      string                 `protobuf:"bytes,30,opt,name=external,proto3" json:"external,omitempty"` // netns:PATH, pid:N, docker:ID: a namespace that others made
+	DnsSearch     []string               `protobuf:"bytes,31,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`
+	DnsOptions    []string               `protobuf:"bytes,32,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`
+	ExtraHosts    []string               `protobuf:"bytes,33,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +3278,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +3291,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Sandbox) GetId() string {
@@ -2831,6 +3455,76 @@ func (x *Sandbox) GetDns() []string {
 	return nil
 }
 
+func (x *Sandbox) GetPorts() []*PortSpec {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *Sandbox) GetExpose() []*PortSpec {
+	if x != nil {
+		return x.Expose
+	}
+	return nil
+}
+
+func (x *Sandbox) GetPublishAll() bool {
+	if x != nil {
+		return x.PublishAll
+	}
+	return false
+}
+
+func (x *Sandbox) GetPublished() []*PortBinding {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *Sandbox) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *Sandbox) GetRestartCount() int32 {
+	if x != nil {
+		return x.RestartCount
+	}
+	return 0
+}
+
+func (x *Sandbox) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
+func (x *Sandbox) GetDnsSearch() []string {
+	if x != nil {
+		return x.DnsSearch
+	}
+	return nil
+}
+
+func (x *Sandbox) GetDnsOptions() []string {
+	if x != nil {
+		return x.DnsOptions
+	}
+	return nil
+}
+
+func (x *Sandbox) GetExtraHosts() []string {
+	if x != nil {
+		return x.ExtraHosts
+	}
+	return nil
+}
+
 type EndpointSettings struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Requested     *Attachment            `protobuf:"bytes,1,opt,name=requested,proto3" json:"requested,omitempty"`
@@ -2843,7 +3537,7 @@ type EndpointSettings struct {
 
 func (x *EndpointSettings) Reset() {
 	*x = EndpointSettings{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3549,7 @@ func (x *EndpointSettings) String() string {
 func (*EndpointSettings) ProtoMessage() {}
 
 func (x *EndpointSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3562,7 @@ func (x *EndpointSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSettings.ProtoReflect.Descriptor instead.
 func (*EndpointSettings) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EndpointSettings) GetRequested() *Attachment {
@@ -2909,7 +3603,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3615,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3628,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListSandboxesRequest) GetAll() bool {
@@ -2960,7 +3654,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3666,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3679,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -3004,7 +3698,7 @@ type InspectSandboxRequest struct {
 
 func (x *InspectSandboxRequest) Reset() {
 	*x = InspectSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3710,7 @@ func (x *InspectSandboxRequest) String() string {
 func (*InspectSandboxRequest) ProtoMessage() {}
 
 func (x *InspectSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3723,7 @@ func (x *InspectSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSandboxRequest.ProtoReflect.Descriptor instead.
 func (*InspectSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InspectSandboxRequest) GetRef() string {
@@ -3048,7 +3742,7 @@ type InspectSandboxResponse struct {
 
 func (x *InspectSandboxResponse) Reset() {
 	*x = InspectSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3754,7 @@ func (x *InspectSandboxResponse) String() string {
 func (*InspectSandboxResponse) ProtoMessage() {}
 
 func (x *InspectSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3767,7 @@ func (x *InspectSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSandboxResponse.ProtoReflect.Descriptor instead.
 func (*InspectSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *InspectSandboxResponse) GetSandbox() *Sandbox {
@@ -3092,7 +3786,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3798,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3811,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListEndpointsRequest) GetFilters() []*Filter {
@@ -3137,7 +3831,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3843,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3856,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -3198,7 +3892,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +3904,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3223,7 +3917,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Host) GetId() string {
@@ -3311,7 +4005,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +4017,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +4030,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 type ListHostsResponse struct {
@@ -3348,7 +4042,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +4054,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +4067,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -3391,7 +4085,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +4097,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +4110,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 type VersionResponse struct {
@@ -3436,7 +4130,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +4142,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +4155,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3537,7 +4231,7 @@ type WaitAppliedRequest struct {
 
 func (x *WaitAppliedRequest) Reset() {
 	*x = WaitAppliedRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +4243,7 @@ func (x *WaitAppliedRequest) String() string {
 func (*WaitAppliedRequest) ProtoMessage() {}
 
 func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +4256,7 @@ func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedRequest.ProtoReflect.Descriptor instead.
 func (*WaitAppliedRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WaitAppliedRequest) GetPartition() string {
@@ -3587,7 +4281,7 @@ type WaitAppliedResponse struct {
 
 func (x *WaitAppliedResponse) Reset() {
 	*x = WaitAppliedResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4293,7 @@ func (x *WaitAppliedResponse) String() string {
 func (*WaitAppliedResponse) ProtoMessage() {}
 
 func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4306,7 @@ func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedResponse.ProtoReflect.Descriptor instead.
 func (*WaitAppliedResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 var File_proto_weft_v1_admin_proto protoreflect.FileDescriptor
@@ -3666,7 +4360,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"C\n" +
 	"\x15CreateNetworkResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xbc\x06\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xfe\x06\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -3692,7 +4386,11 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"enableIpv6\x12%\n" +
 	"\x0eendpoint_count\x18\x12 \x01(\x05R\rendpointCount\x12\x1f\n" +
 	"\vipam_driver\x18\x13 \x01(\tR\n" +
-	"ipamDriver\x1a:\n" +
+	"ipamDriver\x12\x1f\n" +
+	"\vconfig_only\x18\x14 \x01(\bR\n" +
+	"configOnly\x12\x1f\n" +
+	"\vconfig_from\x18\x15 \x01(\tR\n" +
+	"configFrom\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -3723,7 +4421,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
 	"\x04Link\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
-	"\x05alias\x18\x02 \x01(\tR\x05alias\"\xda\x02\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\"\xfb\x02\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x0e\n" +
@@ -3735,7 +4433,9 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\vgw_priority\x18\a \x01(\x05R\n" +
 	"gwPriority\x12\x1f\n" +
 	"\vmac_address\x18\b \x01(\tR\n" +
-	"macAddress\x1a@\n" +
+	"macAddress\x12\x1f\n" +
+	"\vvip_aliases\x18\t \x03(\tR\n" +
+	"vipAliases\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
@@ -3751,7 +4451,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xb8\x03\n" +
+	"\x12DisconnectResponse\"\xd9\x03\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -3772,7 +4472,25 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\arunning\x18\r \x01(\bR\arunning\x12\x14\n" +
 	"\x05state\x18\x0e \x01(\tR\x05state\x12\x16\n" +
 	"\x06static\x18\x0f \x01(\bR\x06static\x12\x18\n" +
-	"\agateway\x18\x10 \x01(\tR\agateway\"\xd0\x04\n" +
+	"\agateway\x18\x10 \x01(\tR\agateway\x12\x1f\n" +
+	"\vvip_aliases\x18\x11 \x03(\tR\n" +
+	"vipAliases\"\xa5\x01\n" +
+	"\bPortSpec\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x17\n" +
+	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1d\n" +
+	"\n" +
+	"host_first\x18\x03 \x01(\rR\thostFirst\x12\x1b\n" +
+	"\thost_last\x18\x04 \x01(\rR\bhostLast\x12\x14\n" +
+	"\x05first\x18\x05 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x06 \x01(\rR\x04last\"s\n" +
+	"\vPortBinding\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x17\n" +
+	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1b\n" +
+	"\thost_port\x18\x03 \x01(\rR\bhostPort\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"5\n" +
+	"\rRestartPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\xf7\x05\n" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -3795,7 +4513,12 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"dnsOptions\x12\x1f\n" +
 	"\vextra_hosts\x18\x10 \x03(\tR\n" +
 	"extraHosts\x12A\n" +
-	"\x06labels\x18\x11 \x03(\v2).weft.v1.CreateSandboxRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x11 \x03(\v2).weft.v1.CreateSandboxRequest.LabelsEntryR\x06labels\x12'\n" +
+	"\x05ports\x18\x12 \x03(\v2\x11.weft.v1.PortSpecR\x05ports\x12)\n" +
+	"\x06expose\x18\x13 \x03(\v2\x11.weft.v1.PortSpecR\x06expose\x12\x1f\n" +
+	"\vpublish_all\x18\x14 \x01(\bR\n" +
+	"publishAll\x120\n" +
+	"\arestart\x18\x15 \x01(\v2\x16.weft.v1.RestartPolicyR\arestart\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
@@ -3863,7 +4586,29 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\";\n" +
 	"\x15RemoveSandboxResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x8d\x06\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"^\n" +
+	"\x15RestartSandboxRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"<\n" +
+	"\x16RestartSandboxResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"<\n" +
+	"\x14RenameSandboxRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\";\n" +
+	"\x15RenameSandboxResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xaf\x01\n" +
+	"\vLogsRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
+	"\x04tail\x18\x03 \x01(\x03R\x04tail\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"j\n" +
+	"\fLogsResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06stderr\x18\x02 \x01(\bR\x06stderr\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8a\t\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x124\n" +
@@ -3890,7 +4635,21 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\blog_path\x18\x14 \x01(\tR\alogPath\x12\x17\n" +
 	"\ahost_id\x18\x15 \x01(\tR\x06hostId\x12\x12\n" +
 	"\x04host\x18\x16 \x01(\tR\x04host\x12\x10\n" +
-	"\x03dns\x18\x17 \x03(\tR\x03dns\x1a9\n" +
+	"\x03dns\x18\x17 \x03(\tR\x03dns\x12'\n" +
+	"\x05ports\x18\x18 \x03(\v2\x11.weft.v1.PortSpecR\x05ports\x12)\n" +
+	"\x06expose\x18\x19 \x03(\v2\x11.weft.v1.PortSpecR\x06expose\x12\x1f\n" +
+	"\vpublish_all\x18\x1a \x01(\bR\n" +
+	"publishAll\x122\n" +
+	"\tpublished\x18\x1b \x03(\v2\x14.weft.v1.PortBindingR\tpublished\x120\n" +
+	"\arestart\x18\x1c \x01(\v2\x16.weft.v1.RestartPolicyR\arestart\x12#\n" +
+	"\rrestart_count\x18\x1d \x01(\x05R\frestartCount\x12\x1a\n" +
+	"\bexternal\x18\x1e \x01(\tR\bexternal\x12\x1d\n" +
+	"\n" +
+	"dns_search\x18\x1f \x03(\tR\tdnsSearch\x12\x1f\n" +
+	"\vdns_options\x18  \x03(\tR\n" +
+	"dnsOptions\x12\x1f\n" +
+	"\vextra_hosts\x18! \x03(\tR\n" +
+	"extraHosts\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
@@ -3956,7 +4715,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\rRemoveNetwork\x12\x1d.weft.v1.RemoveNetworkRequest\x1a\x1e.weft.v1.RemoveNetworkResponse\x12<\n" +
 	"\aConnect\x12\x17.weft.v1.ConnectRequest\x1a\x18.weft.v1.ConnectResponse\x12E\n" +
 	"\n" +
-	"Disconnect\x12\x1a.weft.v1.DisconnectRequest\x1a\x1b.weft.v1.DisconnectResponse2\xfa\x05\n" +
+	"Disconnect\x12\x1a.weft.v1.DisconnectRequest\x1a\x1b.weft.v1.DisconnectResponse2\xd4\a\n" +
 	"\tSandboxes\x12N\n" +
 	"\rCreateSandbox\x12\x1d.weft.v1.CreateSandboxRequest\x1a\x1e.weft.v1.CreateSandboxResponse\x12K\n" +
 	"\fStartSandbox\x12\x1c.weft.v1.StartSandboxRequest\x1a\x1d.weft.v1.StartSandboxResponse\x12@\n" +
@@ -3967,7 +4726,10 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\vWaitSandbox\x12\x1b.weft.v1.WaitSandboxRequest\x1a\x1c.weft.v1.WaitSandboxResponse\x12N\n" +
 	"\rRemoveSandbox\x12\x1d.weft.v1.RemoveSandboxRequest\x1a\x1e.weft.v1.RemoveSandboxResponse\x12N\n" +
 	"\rListSandboxes\x12\x1d.weft.v1.ListSandboxesRequest\x1a\x1e.weft.v1.ListSandboxesResponse\x12Q\n" +
-	"\x0eInspectSandbox\x12\x1e.weft.v1.InspectSandboxRequest\x1a\x1f.weft.v1.InspectSandboxResponse2\xa5\x02\n" +
+	"\x0eInspectSandbox\x12\x1e.weft.v1.InspectSandboxRequest\x1a\x1f.weft.v1.InspectSandboxResponse\x12Q\n" +
+	"\x0eRestartSandbox\x12\x1e.weft.v1.RestartSandboxRequest\x1a\x1f.weft.v1.RestartSandboxResponse\x12N\n" +
+	"\rRenameSandbox\x12\x1d.weft.v1.RenameSandboxRequest\x1a\x1e.weft.v1.RenameSandboxResponse\x125\n" +
+	"\x04Logs\x12\x14.weft.v1.LogsRequest\x1a\x15.weft.v1.LogsResponse0\x012\xa5\x02\n" +
 	"\aCluster\x12N\n" +
 	"\rListEndpoints\x12\x1d.weft.v1.ListEndpointsRequest\x1a\x1e.weft.v1.ListEndpointsResponse\x12B\n" +
 	"\tListHosts\x12\x19.weft.v1.ListHostsRequest\x1a\x1a.weft.v1.ListHostsResponse\x12<\n" +
@@ -3986,7 +4748,7 @@ func file_proto_weft_v1_admin_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_admin_proto_rawDescData
 }
 
-var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*Pool)(nil),                   // 0: weft.v1.Pool
 	(*CreateNetworkRequest)(nil),   // 1: weft.v1.CreateNetworkRequest
@@ -4006,143 +4768,169 @@ var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*DisconnectRequest)(nil),      // 15: weft.v1.DisconnectRequest
 	(*DisconnectResponse)(nil),     // 16: weft.v1.DisconnectResponse
 	(*Endpoint)(nil),               // 17: weft.v1.Endpoint
-	(*CreateSandboxRequest)(nil),   // 18: weft.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 19: weft.v1.CreateSandboxResponse
-	(*StartSandboxRequest)(nil),    // 20: weft.v1.StartSandboxRequest
-	(*StartSandboxResponse)(nil),   // 21: weft.v1.StartSandboxResponse
-	(*WindowSize)(nil),             // 22: weft.v1.WindowSize
-	(*ExecStart)(nil),              // 23: weft.v1.ExecStart
-	(*AttachStart)(nil),            // 24: weft.v1.AttachStart
-	(*StreamInput)(nil),            // 25: weft.v1.StreamInput
-	(*StreamOutput)(nil),           // 26: weft.v1.StreamOutput
-	(*Exit)(nil),                   // 27: weft.v1.Exit
-	(*StopSandboxRequest)(nil),     // 28: weft.v1.StopSandboxRequest
-	(*StopSandboxResponse)(nil),    // 29: weft.v1.StopSandboxResponse
-	(*SignalSandboxRequest)(nil),   // 30: weft.v1.SignalSandboxRequest
-	(*SignalSandboxResponse)(nil),  // 31: weft.v1.SignalSandboxResponse
-	(*WaitSandboxRequest)(nil),     // 32: weft.v1.WaitSandboxRequest
-	(*WaitSandboxResponse)(nil),    // 33: weft.v1.WaitSandboxResponse
-	(*RemoveSandboxRequest)(nil),   // 34: weft.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),  // 35: weft.v1.RemoveSandboxResponse
-	(*Sandbox)(nil),                // 36: weft.v1.Sandbox
-	(*EndpointSettings)(nil),       // 37: weft.v1.EndpointSettings
-	(*ListSandboxesRequest)(nil),   // 38: weft.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 39: weft.v1.ListSandboxesResponse
-	(*InspectSandboxRequest)(nil),  // 40: weft.v1.InspectSandboxRequest
-	(*InspectSandboxResponse)(nil), // 41: weft.v1.InspectSandboxResponse
-	(*ListEndpointsRequest)(nil),   // 42: weft.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 43: weft.v1.ListEndpointsResponse
-	(*Host)(nil),                   // 44: weft.v1.Host
-	(*ListHostsRequest)(nil),       // 45: weft.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 46: weft.v1.ListHostsResponse
-	(*VersionRequest)(nil),         // 47: weft.v1.VersionRequest
-	(*VersionResponse)(nil),        // 48: weft.v1.VersionResponse
-	(*WaitAppliedRequest)(nil),     // 49: weft.v1.WaitAppliedRequest
-	(*WaitAppliedResponse)(nil),    // 50: weft.v1.WaitAppliedResponse
-	nil,                            // 51: weft.v1.Pool.AuxAddressesEntry
-	nil,                            // 52: weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	nil,                            // 53: weft.v1.CreateNetworkRequest.OptionsEntry
-	nil,                            // 54: weft.v1.CreateNetworkRequest.LabelsEntry
-	nil,                            // 55: weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                            // 56: weft.v1.Network.OptionsEntry
-	nil,                            // 57: weft.v1.Network.LabelsEntry
-	nil,                            // 58: weft.v1.Network.IpamOptionsEntry
-	nil,                            // 59: weft.v1.Attachment.DriverOptionsEntry
-	nil,                            // 60: weft.v1.CreateSandboxRequest.LabelsEntry
-	nil,                            // 61: weft.v1.Sandbox.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 62: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 63: google.protobuf.Duration
+	(*PortSpec)(nil),               // 18: weft.v1.PortSpec
+	(*PortBinding)(nil),            // 19: weft.v1.PortBinding
+	(*RestartPolicy)(nil),          // 20: weft.v1.RestartPolicy
+	(*CreateSandboxRequest)(nil),   // 21: weft.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),  // 22: weft.v1.CreateSandboxResponse
+	(*StartSandboxRequest)(nil),    // 23: weft.v1.StartSandboxRequest
+	(*StartSandboxResponse)(nil),   // 24: weft.v1.StartSandboxResponse
+	(*WindowSize)(nil),             // 25: weft.v1.WindowSize
+	(*ExecStart)(nil),              // 26: weft.v1.ExecStart
+	(*AttachStart)(nil),            // 27: weft.v1.AttachStart
+	(*StreamInput)(nil),            // 28: weft.v1.StreamInput
+	(*StreamOutput)(nil),           // 29: weft.v1.StreamOutput
+	(*Exit)(nil),                   // 30: weft.v1.Exit
+	(*StopSandboxRequest)(nil),     // 31: weft.v1.StopSandboxRequest
+	(*StopSandboxResponse)(nil),    // 32: weft.v1.StopSandboxResponse
+	(*SignalSandboxRequest)(nil),   // 33: weft.v1.SignalSandboxRequest
+	(*SignalSandboxResponse)(nil),  // 34: weft.v1.SignalSandboxResponse
+	(*WaitSandboxRequest)(nil),     // 35: weft.v1.WaitSandboxRequest
+	(*WaitSandboxResponse)(nil),    // 36: weft.v1.WaitSandboxResponse
+	(*RemoveSandboxRequest)(nil),   // 37: weft.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),  // 38: weft.v1.RemoveSandboxResponse
+	(*RestartSandboxRequest)(nil),  // 39: weft.v1.RestartSandboxRequest
+	(*RestartSandboxResponse)(nil), // 40: weft.v1.RestartSandboxResponse
+	(*RenameSandboxRequest)(nil),   // 41: weft.v1.RenameSandboxRequest
+	(*RenameSandboxResponse)(nil),  // 42: weft.v1.RenameSandboxResponse
+	(*LogsRequest)(nil),            // 43: weft.v1.LogsRequest
+	(*LogsResponse)(nil),           // 44: weft.v1.LogsResponse
+	(*Sandbox)(nil),                // 45: weft.v1.Sandbox
+	(*EndpointSettings)(nil),       // 46: weft.v1.EndpointSettings
+	(*ListSandboxesRequest)(nil),   // 47: weft.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),  // 48: weft.v1.ListSandboxesResponse
+	(*InspectSandboxRequest)(nil),  // 49: weft.v1.InspectSandboxRequest
+	(*InspectSandboxResponse)(nil), // 50: weft.v1.InspectSandboxResponse
+	(*ListEndpointsRequest)(nil),   // 51: weft.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),  // 52: weft.v1.ListEndpointsResponse
+	(*Host)(nil),                   // 53: weft.v1.Host
+	(*ListHostsRequest)(nil),       // 54: weft.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 55: weft.v1.ListHostsResponse
+	(*VersionRequest)(nil),         // 56: weft.v1.VersionRequest
+	(*VersionResponse)(nil),        // 57: weft.v1.VersionResponse
+	(*WaitAppliedRequest)(nil),     // 58: weft.v1.WaitAppliedRequest
+	(*WaitAppliedResponse)(nil),    // 59: weft.v1.WaitAppliedResponse
+	nil,                            // 60: weft.v1.Pool.AuxAddressesEntry
+	nil,                            // 61: weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	nil,                            // 62: weft.v1.CreateNetworkRequest.OptionsEntry
+	nil,                            // 63: weft.v1.CreateNetworkRequest.LabelsEntry
+	nil,                            // 64: weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                            // 65: weft.v1.Network.OptionsEntry
+	nil,                            // 66: weft.v1.Network.LabelsEntry
+	nil,                            // 67: weft.v1.Network.IpamOptionsEntry
+	nil,                            // 68: weft.v1.Attachment.DriverOptionsEntry
+	nil,                            // 69: weft.v1.CreateSandboxRequest.LabelsEntry
+	nil,                            // 70: weft.v1.Sandbox.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 71: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 72: google.protobuf.Duration
 }
 var file_proto_weft_v1_admin_proto_depIdxs = []int32{
-	51, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
-	52, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	53, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
-	54, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
-	55, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	62, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
+	60, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
+	61, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	62, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
+	63, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
+	64, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	71, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
 	0,  // 6: weft.v1.Network.pools:type_name -> weft.v1.Pool
-	56, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
-	57, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
-	58, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
+	65, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
+	66, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
+	67, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
 	4,  // 10: weft.v1.ListNetworksRequest.filters:type_name -> weft.v1.Filter
 	3,  // 11: weft.v1.ListNetworksResponse.networks:type_name -> weft.v1.Network
 	3,  // 12: weft.v1.InspectNetworkResponse.network:type_name -> weft.v1.Network
 	17, // 13: weft.v1.InspectNetworkResponse.endpoints:type_name -> weft.v1.Endpoint
-	44, // 14: weft.v1.InspectNetworkResponse.peers:type_name -> weft.v1.Host
+	53, // 14: weft.v1.InspectNetworkResponse.peers:type_name -> weft.v1.Host
 	11, // 15: weft.v1.Attachment.links:type_name -> weft.v1.Link
-	59, // 16: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
+	68, // 16: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
 	12, // 17: weft.v1.ConnectRequest.attachment:type_name -> weft.v1.Attachment
 	11, // 18: weft.v1.Endpoint.links:type_name -> weft.v1.Link
 	12, // 19: weft.v1.CreateSandboxRequest.attachments:type_name -> weft.v1.Attachment
-	60, // 20: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
-	22, // 21: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
-	22, // 22: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
-	24, // 23: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
-	23, // 24: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
-	22, // 25: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
-	27, // 26: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
-	63, // 27: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	27, // 28: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
-	62, // 29: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	62, // 30: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
-	62, // 31: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
-	27, // 32: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
-	37, // 33: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
-	61, // 34: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
-	12, // 35: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
-	17, // 36: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
-	4,  // 37: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
-	36, // 38: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
-	36, // 39: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
-	4,  // 40: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
-	17, // 41: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
-	62, // 42: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
-	44, // 43: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
-	1,  // 44: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
-	5,  // 45: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
-	7,  // 46: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
-	9,  // 47: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
-	13, // 48: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
-	15, // 49: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
-	18, // 50: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
-	20, // 51: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
-	25, // 52: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
-	25, // 53: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
-	28, // 54: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
-	30, // 55: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
-	32, // 56: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
-	34, // 57: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
-	38, // 58: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
-	40, // 59: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
-	42, // 60: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
-	45, // 61: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
-	47, // 62: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
-	49, // 63: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
-	2,  // 64: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
-	6,  // 65: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
-	8,  // 66: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
-	10, // 67: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
-	14, // 68: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
-	16, // 69: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
-	19, // 70: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
-	21, // 71: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
-	26, // 72: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
-	26, // 73: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
-	29, // 74: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
-	31, // 75: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
-	33, // 76: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
-	35, // 77: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
-	39, // 78: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
-	41, // 79: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
-	43, // 80: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
-	46, // 81: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
-	48, // 82: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
-	50, // 83: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
-	64, // [64:84] is the sub-list for method output_type
-	44, // [44:64] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	69, // 20: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
+	18, // 21: weft.v1.CreateSandboxRequest.ports:type_name -> weft.v1.PortSpec
+	18, // 22: weft.v1.CreateSandboxRequest.expose:type_name -> weft.v1.PortSpec
+	20, // 23: weft.v1.CreateSandboxRequest.restart:type_name -> weft.v1.RestartPolicy
+	25, // 24: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
+	25, // 25: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
+	27, // 26: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
+	26, // 27: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
+	25, // 28: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
+	30, // 29: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
+	72, // 30: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 31: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
+	72, // 32: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	71, // 33: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	71, // 34: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	71, // 35: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	71, // 36: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	71, // 37: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
+	71, // 38: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
+	30, // 39: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
+	46, // 40: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
+	70, // 41: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
+	18, // 42: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
+	18, // 43: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
+	19, // 44: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
+	20, // 45: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
+	12, // 46: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
+	17, // 47: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
+	4,  // 48: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
+	45, // 49: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
+	45, // 50: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
+	4,  // 51: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
+	17, // 52: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
+	71, // 53: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
+	53, // 54: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
+	1,  // 55: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
+	5,  // 56: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
+	7,  // 57: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
+	9,  // 58: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
+	13, // 59: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
+	15, // 60: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
+	21, // 61: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
+	23, // 62: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
+	28, // 63: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
+	28, // 64: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
+	31, // 65: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
+	33, // 66: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
+	35, // 67: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
+	37, // 68: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
+	47, // 69: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
+	49, // 70: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
+	39, // 71: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
+	41, // 72: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
+	43, // 73: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
+	51, // 74: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
+	54, // 75: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
+	56, // 76: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
+	58, // 77: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
+	2,  // 78: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
+	6,  // 79: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
+	8,  // 80: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
+	10, // 81: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
+	14, // 82: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
+	16, // 83: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
+	22, // 84: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
+	24, // 85: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
+	29, // 86: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
+	29, // 87: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
+	32, // 88: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
+	34, // 89: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
+	36, // 90: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
+	38, // 91: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
+	48, // 92: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
+	50, // 93: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
+	40, // 94: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
+	42, // 95: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
+	44, // 96: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
+	52, // 97: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
+	55, // 98: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
+	57, // 99: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
+	59, // 100: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
+	78, // [78:101] is the sub-list for method output_type
+	55, // [55:78] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_admin_proto_init() }
@@ -4150,7 +4938,7 @@ func file_proto_weft_v1_admin_proto_init() {
 	if File_proto_weft_v1_admin_proto != nil {
 		return
 	}
-	file_proto_weft_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
+	file_proto_weft_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
 		(*StreamInput_Attach)(nil),
 		(*StreamInput_Exec)(nil),
 		(*StreamInput_Stdin)(nil),
@@ -4158,7 +4946,7 @@ func file_proto_weft_v1_admin_proto_init() {
 		(*StreamInput_Resize)(nil),
 		(*StreamInput_Signal)(nil),
 	}
-	file_proto_weft_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
+	file_proto_weft_v1_admin_proto_msgTypes[29].OneofWrappers = []any{
 		(*StreamOutput_Ready)(nil),
 		(*StreamOutput_Stdout)(nil),
 		(*StreamOutput_Stderr)(nil),
@@ -4170,7 +4958,7 @@ func file_proto_weft_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_admin_proto_rawDesc), len(file_proto_weft_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

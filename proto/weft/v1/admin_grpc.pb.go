@@ -329,6 +329,9 @@ const (
 	Sandboxes_RemoveSandbox_FullMethodName  = "/weft.v1.Sandboxes/RemoveSandbox"
 	Sandboxes_ListSandboxes_FullMethodName  = "/weft.v1.Sandboxes/ListSandboxes"
 	Sandboxes_InspectSandbox_FullMethodName = "/weft.v1.Sandboxes/InspectSandbox"
+	Sandboxes_RestartSandbox_FullMethodName = "/weft.v1.Sandboxes/RestartSandbox"
+	Sandboxes_RenameSandbox_FullMethodName  = "/weft.v1.Sandboxes/RenameSandbox"
+	Sandboxes_Logs_FullMethodName           = "/weft.v1.Sandboxes/Logs"
 )
 
 // SandboxesClient is the client API for Sandboxes service.
@@ -348,6 +351,10 @@ type SandboxesClient interface {
 	RemoveSandbox(ctx context.Context, in *RemoveSandboxRequest, opts ...grpc.CallOption) (*RemoveSandboxResponse, error)
 	ListSandboxes(ctx context.Context, in *ListSandboxesRequest, opts ...grpc.CallOption) (*ListSandboxesResponse, error)
 	InspectSandbox(ctx context.Context, in *InspectSandboxRequest, opts ...grpc.CallOption) (*InspectSandboxResponse, error)
+	RestartSandbox(ctx context.Context, in *RestartSandboxRequest, opts ...grpc.CallOption) (*RestartSandboxResponse, error)
+	RenameSandbox(ctx context.Context, in *RenameSandboxRequest, opts ...grpc.CallOption) (*RenameSandboxResponse, error)
+	// What a sandbox has written. With follow the stream lasts until its process ends.
+	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 }
 
 type sandboxesClient struct {
@@ -464,6 +471,45 @@ func (c *sandboxesClient) InspectSandbox(ctx context.Context, in *InspectSandbox
 	return out, nil
 }
 
+func (c *sandboxesClient) RestartSandbox(ctx context.Context, in *RestartSandboxRequest, opts ...grpc.CallOption) (*RestartSandboxResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartSandboxResponse)
+	err := c.cc.Invoke(ctx, Sandboxes_RestartSandbox_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sandboxesClient) RenameSandbox(ctx context.Context, in *RenameSandboxRequest, opts ...grpc.CallOption) (*RenameSandboxResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenameSandboxResponse)
+	err := c.cc.Invoke(ctx, Sandboxes_RenameSandbox_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sandboxesClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Sandboxes_ServiceDesc.Streams[2], Sandboxes_Logs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LogsRequest, LogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Sandboxes_LogsClient = grpc.ServerStreamingClient[LogsResponse]
+
 // SandboxesServer is the server API for Sandboxes service.
 // All implementations must embed UnimplementedSandboxesServer
 // for forward compatibility.
@@ -481,6 +527,10 @@ type SandboxesServer interface {
 	RemoveSandbox(context.Context, *RemoveSandboxRequest) (*RemoveSandboxResponse, error)
 	ListSandboxes(context.Context, *ListSandboxesRequest) (*ListSandboxesResponse, error)
 	InspectSandbox(context.Context, *InspectSandboxRequest) (*InspectSandboxResponse, error)
+	RestartSandbox(context.Context, *RestartSandboxRequest) (*RestartSandboxResponse, error)
+	RenameSandbox(context.Context, *RenameSandboxRequest) (*RenameSandboxResponse, error)
+	// What a sandbox has written. With follow the stream lasts until its process ends.
+	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	mustEmbedUnimplementedSandboxesServer()
 }
 
@@ -520,6 +570,15 @@ func (UnimplementedSandboxesServer) ListSandboxes(context.Context, *ListSandboxe
 }
 func (UnimplementedSandboxesServer) InspectSandbox(context.Context, *InspectSandboxRequest) (*InspectSandboxResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InspectSandbox not implemented")
+}
+func (UnimplementedSandboxesServer) RestartSandbox(context.Context, *RestartSandboxRequest) (*RestartSandboxResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestartSandbox not implemented")
+}
+func (UnimplementedSandboxesServer) RenameSandbox(context.Context, *RenameSandboxRequest) (*RenameSandboxResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameSandbox not implemented")
+}
+func (UnimplementedSandboxesServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Logs not implemented")
 }
 func (UnimplementedSandboxesServer) mustEmbedUnimplementedSandboxesServer() {}
 func (UnimplementedSandboxesServer) testEmbeddedByValue()                   {}
@@ -700,6 +759,53 @@ func _Sandboxes_InspectSandbox_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sandboxes_RestartSandbox_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartSandboxRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SandboxesServer).RestartSandbox(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sandboxes_RestartSandbox_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SandboxesServer).RestartSandbox(ctx, req.(*RestartSandboxRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sandboxes_RenameSandbox_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameSandboxRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SandboxesServer).RenameSandbox(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sandboxes_RenameSandbox_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SandboxesServer).RenameSandbox(ctx, req.(*RenameSandboxRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Sandboxes_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SandboxesServer).Logs(m, &grpc.GenericServerStream[LogsRequest, LogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Sandboxes_LogsServer = grpc.ServerStreamingServer[LogsResponse]
+
 // Sandboxes_ServiceDesc is the grpc.ServiceDesc for Sandboxes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -739,6 +845,14 @@ var Sandboxes_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "InspectSandbox",
 			Handler:    _Sandboxes_InspectSandbox_Handler,
 		},
+		{
+			MethodName: "RestartSandbox",
+			Handler:    _Sandboxes_RestartSandbox_Handler,
+		},
+		{
+			MethodName: "RenameSandbox",
+			Handler:    _Sandboxes_RenameSandbox_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -752,6 +866,11 @@ var Sandboxes_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Sandboxes_Exec_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Logs",
+			Handler:       _Sandboxes_Logs_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "proto/weft/v1/admin.proto",
