@@ -77,7 +77,25 @@ unit() {
   root
   servers
   echo "== unit and namespace tests, with the race detector"
-  CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v '^weft/e2e$')
+  CGO_ENABLED=1 gotests "$(go list ./... | grep -v '^weft/e2e$')" -race -timeout 15m
+}
+
+# Runs the packages' tests. A few of them cut networks and freeze servers under a load of their own, and a machine that stalls can break
+# what they count on: up to three tests that fail are run once more, and named at the end so that somebody looks at them. A data race is never
+# run again.
+gotests() {
+  local packages=$1 report code=0
+  shift
+  report=$(mktemp)
+  (cd tools && GOBIN="$OLDPWD/bin" go install gotest.tools/gotestsum)
+  gotestsum --format pkgname --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-abort-on-data-race \
+    --rerun-fails-report="$report" --packages="$packages" -- "$@" || code=$?
+  if [ -s "$report" ]; then
+    echo "== tests that were run again:"
+    cat "$report"
+  fi
+  rm -f "$report"
+  return $code
 }
 
 # The stories of whole hosts on each store, or on $STORE alone. What is about no store of ours runs once, with etcd.
@@ -86,7 +104,7 @@ e2e() {
   local store once='^(TestReadme|TestDemo|TestNetworksOfDocker)'
   for store in ${STORE:-etcd consul zk}; do
     echo "== whole hosts in namespaces, on $store"
-    STORE=$store go test -count=1 -timeout 20m -skip "$([ "$store" = etcd ] || echo "$once")" ./e2e
+    STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"
   done
 }
 
