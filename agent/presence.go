@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"weft/ipam"
-	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -27,7 +27,7 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 
 // presence is what this host wants in one network, whatever the store has heard of it.
 type presence struct {
-	ports     []overlay.Port
+	ports     []port.Port
 	endpoints map[record.EndpointID]*record.Endpoint
 }
 
@@ -45,7 +45,7 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 				l.endpoints = map[record.EndpointID]*record.Endpoint{}
 			}
 			ep := endpointOf(self, incarnation, s, a)
-			l.ports = append(l.ports, overlay.Port{Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: a.Network == gateway})
+			l.ports = append(l.ports, port.Port{Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: a.Network == gateway})
 			l.endpoints[ep.ID] = ep
 			out[a.Network] = l
 		}

@@ -18,6 +18,7 @@ import (
 	"weft/kernel"
 	"weft/kernel/netnstest"
 	"weft/overlay"
+	"weft/port"
 )
 
 // BenchmarkAttach compares the kernel's part of an attach with the least that it can be, in turns.
@@ -60,7 +61,7 @@ func BenchmarkAttachBeside(b *testing.B) {
 func beside(b *testing.B, end func(*site, []kernel.Op) error) {
 	s := newSite(b)
 	other := open(b, s.ns, s.set.NetnsDir)
-	attach := func(p overlay.Port) (time.Duration, kernel.Op) {
+	attach := func(p port.Port) (time.Duration, kernel.Op) {
 		ops := s.attach(p)
 		at := time.Now()
 		must(b, s.k, ops)
@@ -73,7 +74,7 @@ func beside(b *testing.B, end func(*site, []kernel.Op) error) {
 			_, op := attach(s.port(b, 1000+i))
 			del = append(del, op)
 		}
-		ports := make([]overlay.Port, 20)
+		ports := make([]port.Port, 20)
 		for i := range ports {
 			ports[i] = s.port(b, 2000+i)
 		}
@@ -264,7 +265,7 @@ func rawConfigure(index int, addr netip.Addr) []*nl.NetlinkRequest {
 }
 
 // rawAttach attaches by hand, and returns how long that took. The sockets are open before.
-func rawAttach(t testing.TB, near *raw, bridge int, p overlay.Port) time.Duration {
+func rawAttach(t testing.TB, near *raw, bridge int, p port.Port) time.Duration {
 	t.Helper()
 	const far = 4000
 	f, err := os.Open(p.Netns)

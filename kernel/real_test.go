@@ -18,6 +18,7 @@ import (
 	"weft/kernel"
 	"weft/kernel/netnstest"
 	"weft/overlay"
+	"weft/port"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -332,7 +333,7 @@ func TestGoroutinesShareAKernel(t *testing.T) {
 	const workers = 6
 	fails := make(chan error, workers)
 	for w := range workers {
-		ports := []overlay.Port{s.port(t, 100+10*w), s.port(t, 101+10*w)}
+		ports := []port.Port{s.port(t, 100+10*w), s.port(t, 101+10*w)}
 		go func() {
 			fails <- func() error {
 				for range 3 {

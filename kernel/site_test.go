@@ -14,6 +14,7 @@ import (
 	"weft/kernel"
 	"weft/kernel/netnstest"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -39,7 +40,7 @@ func newSite(t testing.TB) *site {
 		},
 		Hosts: func(record.HostID) (netip.Addr, bool) { return netip.MustParseAddr("192.0.2.2"), true },
 	}
-	s.net.Ports = []overlay.Port{s.port(t, 1)}
+	s.net.Ports = []port.Port{s.port(t, 1)}
 	must(t, s.k, kernel.Diff(s.want(), nil))
 	return s
 }
@@ -77,8 +78,8 @@ func (s *site) read(t testing.TB, k *kernel.Kernel) kernel.State {
 func (s *site) remote(i int) *record.Endpoint { return s.endpoint(i, "h2") }
 
 // port is a new sandbox with an endpoint that is not attached yet.
-func (s *site) port(t testing.TB, i int) overlay.Port {
-	return overlay.Port{Endpoint: s.endpoint(i, "h1"), Netns: netnstest.NS(t, fmt.Sprintf("sandbox%d", i)), IfName: "eth0", Default: true}
+func (s *site) port(t testing.TB, i int) port.Port {
+	return port.Port{Endpoint: s.endpoint(i, "h1"), Netns: netnstest.NS(t, fmt.Sprintf("sandbox%d", i)), IfName: "eth0", Default: true}
 }
 
 func (s *site) endpoint(i int, host record.HostID) *record.Endpoint {
@@ -89,7 +90,7 @@ func (s *site) endpoint(i int, host record.HostID) *record.Endpoint {
 	}
 }
 
-func (s *site) attach(p overlay.Port) []kernel.Op {
+func (s *site) attach(p port.Port) []kernel.Op {
 	return kernel.Missing(overlay.RenderPort(s.set, s.net, p), nil)
 }
 

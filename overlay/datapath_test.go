@@ -24,6 +24,7 @@ import (
 	"weft/kernel"
 	"weft/kernel/netnstest"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -34,7 +35,7 @@ type world struct {
 	hosts []*host
 	nets  []*record.Network
 	eps   []*record.Endpoint
-	ports map[record.EndpointID]overlay.Port
+	ports map[record.EndpointID]port.Port
 }
 
 type host struct {
@@ -46,7 +47,7 @@ type host struct {
 
 func newWorld(t *testing.T, hosts int) *world {
 	t.Helper()
-	w := &world{t: t, under: netnstest.NewUnderlay(t), ports: map[record.EndpointID]overlay.Port{}}
+	w := &world{t: t, under: netnstest.NewUnderlay(t), ports: map[record.EndpointID]port.Port{}}
 	for i := range hosts {
 		h := &host{Host: w.under.Host(t), id: record.HostID(fmt.Sprintf("host%d", i))}
 		dir := filepath.Join(t.TempDir(), "netns")
@@ -92,7 +93,7 @@ func (w *world) sandbox(h int, n *record.Network, addr string) string {
 	}
 	ns := netnstest.NS(w.t, ep.Name)
 	w.eps = append(w.eps, ep)
-	w.ports[ep.ID] = overlay.Port{Endpoint: ep, Netns: ns, IfName: "eth0", Default: !n.Internal}
+	w.ports[ep.ID] = port.Port{Endpoint: ep, Netns: ns, IfName: "eth0", Default: !n.Internal}
 	return ns
 }
 
@@ -428,7 +429,7 @@ func (w *world) drift(b string) {
 func (w *world) end() {
 	w.eps = nil
 	ports := w.ports
-	w.ports = map[record.EndpointID]overlay.Port{}
+	w.ports = map[record.EndpointID]port.Port{}
 	for _, h := range w.hosts {
 		for _, op := range w.change(h) {
 			w.t.Errorf("left: %v", op)

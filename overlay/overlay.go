@@ -12,12 +12,12 @@
 package overlay
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 
 	"weft/kernel"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -29,19 +29,11 @@ type Settings struct {
 	NetnsDir  string
 }
 
-// Port is an endpoint of this host.
-type Port struct {
-	Endpoint *record.Endpoint
-	Netns    string // the sandbox's namespace
-	IfName   string // eth0, …
-	Default  bool   // the sandbox's default route leads through this network
-}
-
 // Network is a network as this host sees it.
 type Network struct {
 	Record    *record.Network
 	Endpoints []*record.Endpoint // all of it; those without addresses or not running are left out
-	Ports     []Port             // this host's own
+	Ports     []port.Port        // this host's own
 	Hosts     func(record.HostID) (vtep netip.Addr, ok bool)
 }
 
@@ -71,14 +63,6 @@ func NetnsPath(s Settings, id record.NetworkID) string {
 
 // UplinkName is the host's end of a network's uplink.
 func UplinkName(id record.NetworkID) string { return "weft" + string(id[:min(10, len(id))]) }
-
-func portName(id record.EndpointID) string { return "ep" + record.ShortID(id) }
-
-// derivedMAC is a hardware address of weft's own, the same on every host for the same words.
-func derivedMAC(words ...string) string {
-	sum := sha256.Sum256(fmt.Append(nil, words))
-	return fmt.Sprintf("06:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
-}
 
 // renderer collects the state of one network.
 type renderer struct {
@@ -116,7 +100,7 @@ func Render(s Settings, n Network) kernel.State {
 }
 
 // RenderPort returns the part of Render's result that one port of this host needs.
-func RenderPort(s Settings, n Network, p Port) kernel.State {
+func RenderPort(s Settings, n Network, p port.Port) kernel.State {
 	r := newRenderer(s, n)
 	r.port(p)
 	return r.out
@@ -144,11 +128,11 @@ func (r *renderer) base() {
 	} {
 		r.add(kernel.KindSysctl, r.ns, name, "", kernel.Sysctl{Value: value})
 	}
-	r.add(kernel.KindBridge, r.ns, bridgeName, "", kernel.Bridge{MAC: derivedMAC("bridge", string(rec.ID)), MTU: rec.MTU})
+	r.add(kernel.KindBridge, r.ns, bridgeName, "", kernel.Bridge{MAC: port.MAC("bridge", string(rec.ID)), MTU: rec.MTU})
 	r.out.Add(kernel.Object{
 		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: vxlanName},
 		Spec: kernel.VXLAN{
-			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: derivedMAC("vxlan", string(rec.ID), string(r.Self)), MTU: rec.MTU,
+			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: port.MAC("vxlan", string(rec.ID), string(r.Self)), MTU: rec.MTU,
 			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true},
 		},
 		Holds: kernel.HoldsVNI(rec.VNI, r.VXLANPort),
@@ -183,7 +167,7 @@ func portRules() kernel.Table {
 func (r *renderer) uplink() {
 	rec := r.n.Record
 	outer := UplinkName(rec.ID)
-	inMAC, outMAC := derivedMAC("uplink-inner", string(rec.ID)), derivedMAC("uplink-outer", string(rec.ID))
+	inMAC, outMAC := port.MAC("uplink-inner", string(rec.ID)), port.MAC("uplink-outer", string(rec.ID))
 	r.add(kernel.KindVeth, r.ns, uplinkName, "", kernel.Veth{
 		MAC: inMAC, MTU: rec.MTU, Peer: kernel.Peer{NS: kernel.HostNS, Name: outer, MAC: outMAC},
 	})
@@ -196,30 +180,17 @@ func (r *renderer) uplink() {
 	}
 }
 
-// port is one endpoint of this host: its pair, its address and routes in the sandbox, its entries here, and last the rule that lets it speak.
-func (r *renderer) port(p Port) {
-	ep, name := p.Endpoint, portName(p.Endpoint.ID)
-	r.add(kernel.KindVeth, r.ns, name, "", kernel.Veth{
-		MAC: derivedMAC("port", string(ep.ID)), MTU: r.n.Record.MTU, At: kernel.Port{Master: bridgeName},
-		Peer: kernel.Peer{NS: p.Netns, Name: p.IfName, MAC: string(ep.MAC)},
-	})
+// port is one endpoint of this host: its pair, its addresses and routes in the sandbox, its entries here, and last the rule that lets it speak.
+func (r *renderer) port(p port.Port) {
+	ep, name := p.Endpoint, port.Name(p.Endpoint.ID)
+	port.Render(r.out, r.n.Record, port.Place{NS: r.ns, At: kernel.Port{Master: bridgeName}}, p)
 	r.add(kernel.KindFDB, r.ns, name, string(ep.MAC), kernel.FDB{})
 	for _, a := range ep.Addrs {
-		pool, ok := r.n.Record.PoolOf(a)
-		if !ok {
+		if _, ok := r.n.Record.PoolOf(a); !ok {
 			continue
 		}
-		r.add(kernel.KindAddr, p.Netns, p.IfName, netip.PrefixFrom(a, pool.Subnet.Bits()).String(), kernel.Addr{})
 		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
 		r.add(kernel.KindElement, r.ns, portTable+" "+portSet, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort})
-		if p.Default && pool.Gateway.IsValid() {
-			r.add(kernel.KindRoute, p.Netns, p.IfName, "0.0.0.0/0", kernel.Route{Via: pool.Gateway})
-		}
-		for _, other := range r.n.Record.Pools {
-			if other.Subnet != pool.Subnet && pool.Gateway.IsValid() {
-				r.add(kernel.KindRoute, p.Netns, p.IfName, other.Subnet.String(), kernel.Route{Via: pool.Gateway})
-			}
-		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"weft/kernel"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -48,8 +49,8 @@ func endpoint(i int, host record.HostID, addrs ...string) *record.Endpoint {
 	return ep
 }
 
-func port(ep *record.Endpoint, first bool) overlay.Port {
-	return overlay.Port{Endpoint: ep, Netns: "/run/weft/" + ep.Name + "/netns", IfName: "eth0", Default: first}
+func portOf(ep *record.Endpoint, first bool) port.Port {
+	return port.Port{Endpoint: ep, Netns: "/run/weft/" + ep.Name + "/netns", IfName: "eth0", Default: first}
 }
 
 // example is a network as this host sees it, with these endpoints; those of h1 are its ports.
@@ -57,7 +58,7 @@ func example(n *record.Network, eps ...*record.Endpoint) overlay.Network {
 	out := overlay.Network{Record: n, Endpoints: eps, Hosts: vteps}
 	for _, ep := range eps {
 		if ep.Host == settings.Self {
-			out.Ports = append(out.Ports, port(ep, !n.Internal))
+			out.Ports = append(out.Ports, portOf(ep, !n.Internal))
 		}
 	}
 	return out
@@ -204,7 +205,7 @@ func TestHostsShareABridge(t *testing.T) {
 	on := func(h record.HostID) kernel.State {
 		s := settings
 		s.Self = h
-		return overlay.Render(s, overlay.Network{Record: n, Ports: []overlay.Port{port(endpoint(1, h, "10.1.0.2"), true)}, Hosts: vteps})
+		return overlay.Render(s, overlay.Network{Record: n, Ports: []port.Port{portOf(endpoint(1, h, "10.1.0.2"), true)}, Hosts: vteps})
 	}
 	a, b := on("h1"), on("h2")
 	for k, o := range a {

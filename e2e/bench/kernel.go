@@ -13,6 +13,7 @@ import (
 	"weft/ipam"
 	"weft/kernel"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -52,16 +53,16 @@ func (b *bench) newSite(name string) (*site, error) {
 }
 
 // build makes all of the network in the kernel: with its first port, and with endpoints of another host.
-func (s *site) build(ctx context.Context, first overlay.Port, remote []*record.Endpoint) error {
+func (s *site) build(ctx context.Context, first port.Port, remote []*record.Endpoint) error {
 	n := s.net
-	n.Ports, n.Endpoints = []overlay.Port{first}, remote
+	n.Ports, n.Endpoints = []port.Port{first}, remote
 	return s.apply(ctx, kernel.Diff(overlay.Render(s.set, n), nil))
 }
 
 // port is the i-th endpoint, in a new sandbox that it is not attached to yet.
-func (s *site) port(i int) (overlay.Port, error) {
+func (s *site) port(i int) (port.Port, error) {
 	ns, err := s.yard.add(fmt.Sprintf("sandbox%d", i))
-	return overlay.Port{Endpoint: s.endpoint(i, "self"), Netns: ns, IfName: "eth0", Default: true}, err
+	return port.Port{Endpoint: s.endpoint(i, "self"), Netns: ns, IfName: "eth0", Default: true}, err
 }
 
 func (s *site) endpoint(i int, on record.HostID) *record.Endpoint {
@@ -139,7 +140,7 @@ type rawWay struct {
 	opening   float64 // what opening the far socket took, in ms
 }
 
-func (s *site) openPort(p overlay.Port, index int) (_ *rawWay, err error) {
+func (s *site) openPort(p port.Port, index int) (_ *rawWay, err error) {
 	ns := overlay.NetnsPath(s.set, s.net.Record.ID)
 	master, err := linkIndex(ns, "br0")
 	if err != nil {
