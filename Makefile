@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X weft/agent/about.Version=$(VERSION)
 
-.PHONY: all build demo test unit e2e lint fuzz bench generate install clean
+.PHONY: all build demo test unit e2e lint fuzz bench generate man install clean
 
 all: build
 
@@ -31,8 +31,14 @@ bench: build
 generate:
 	$(GO) generate ./...
 
+# A page of man(1) for each command; with SOURCE_DATE_EPOCH, pages of that date.
+man:
+	$(GO) run -ldflags '$(LDFLAGS)' ./cmd/weft/docs man bin/man
+
 PREFIX ?= /usr/local
-install: build
+install: build man
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 0644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 0755 bin/weft $(DESTDIR)$(PREFIX)/bin/weft
 	install -D -m 0755 bin/weftd $(DESTDIR)$(PREFIX)/bin/weftd
 	install -D -m 0644 deploy/systemd/weftd.service $(DESTDIR)/etc/systemd/system/weftd.service

@@ -51,6 +51,7 @@ var allowed = map[string][]string{
 	"cmd/weft/command":        {"*", "cmd/weft/demo", "cmd/weft/table"},
 	"cmd/weft/table":          {"proto/weft/v1"},
 	"cmd/weft/demo":           {"e2e/lab"},
+	"cmd/weft/docs":           {"agent/about", "cmd/weft/command"},
 }
 
 // Files are read by this process and not through `go list`, whose results the test cache would keep.

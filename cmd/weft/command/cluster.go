@@ -20,7 +20,7 @@ func (c *cli) endpointList() *cobra.Command {
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List endpoints", Args: exactly(0),
 		Long: "List the endpoints that sandboxes and containers have in networks, on all hosts",
 		Example: `  weft endpoint ls
-  weft endpoint ls -f network=web -f state=running --format '{{.Name}} {{.Address}}'`,
+  weft endpoint ls -f network=web --format '{{.Name}} {{.Address}}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out, err := call(cmd.Context(), c, (*client).ListEndpoints, &weftv1.ListEndpointsRequest{Filters: l.filters.list})
 			if err != nil {

@@ -18,7 +18,7 @@ func (c *cli) demoCommand() *cobra.Command {
 	var o demo.Options
 	var down bool
 	cmd := &cobra.Command{
-		Use: "demo [OPTIONS]", Short: "Show weft on three hosts, which are network namespaces on this machine", Args: exactly(0),
+		Use: "demo [OPTIONS]", Short: "Show weft on three hosts made of network namespaces", Args: exactly(0),
 		Long: `Put three hosts on this machine, as network namespaces with an agent each, show what weft does between them, and take
 everything away again. It needs root and nothing else; the machine's own network is not touched.`,
 		Example: `  sudo weft demo

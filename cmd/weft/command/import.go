@@ -45,7 +45,8 @@ store (--from-opt) are kv.cacertfile, kv.certfile, kv.keyfile, kv.servername, kv
 kv.tokenfile.`,
 		Example: `  weft import docker --from etcd2://192.0.2.7:2379,192.0.2.8:2379 --dry-run
   weft import docker --from consul://192.0.2.7:8500/docker-prod --yes
-  weft import docker --from zk://192.0.2.7:2181 --from-opt kv.user=import --from-opt kv.passwordfile=/root/zk.pass`,
+  weft import docker --from zk://192.0.2.7:2181 \
+    --from-opt kv.user=import --from-opt kv.passwordfile=/root/zk.pass`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.from == "" {

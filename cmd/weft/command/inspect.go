@@ -23,7 +23,7 @@ func (c *cli) networkInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect [OPTIONS] NETWORK [NETWORK...]", Short: "Display detailed information on one or more networks", Args: atLeast(1),
 		Example: `  weft network inspect web
-  weft network inspect -f '{{range .Containers}}{{.Name}} {{.IPv4Address}} {{end}}' web`,
+  weft network inspect -f '{{range .Containers}}{{.Name}} {{end}}' web`,
 		ValidArgsFunction: c.completeNetworks(-1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.inspect(args, format, func(name string) (any, error) { return c.findNetwork(cmd.Context(), name, verbose) })

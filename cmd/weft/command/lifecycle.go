@@ -95,7 +95,7 @@ func (c *cli) killCommand() *cobra.Command {
 
 func (c *cli) waitCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "wait SANDBOX [SANDBOX...]", Short: "Wait until one or more sandboxes stop, then print their exit codes", Args: atLeast(1),
+		Use: "wait SANDBOX [SANDBOX...]", Short: "Block until sandboxes stop, then print their exit codes", Args: atLeast(1),
 		Example:           "  weft wait c1",
 		ValidArgsFunction: c.completeSandboxes(-1, false),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -23,7 +23,8 @@ func (c *cli) networkCreate() *cobra.Command {
 		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: exactly(1),
 		Long: "Create a network: of this host (-d bridge, the default), or one that spans all hosts of the cluster (-d overlay)",
 		Example: `  weft network create -d overlay web
-  weft network create -d overlay --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 --aux-address router=10.5.0.2 web`,
+  weft network create -d overlay --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 \
+    --aux-address router=10.5.0.2 web`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name, r.AuxAddresses, r.Options, r.IpamOptions, r.Labels = args[0], aux, opts, ipamOpts, labels

@@ -69,7 +69,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetVersionTemplate("weft version {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&c.host, "host", "H", "", "Socket of the agent (default $WEFT_HOST, then "+defaultHost+")")
 	root.SetUsageTemplate(usageTemplate)
-	root.SetHelpTemplate(helpTemplate)
+	root.SetHelpFunc(help)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		c.networkCommand(), c.endpointCommand(), c.hostCommand(), c.storeCommand(), c.backupCommand(), c.restoreCommand(), c.importCommand(),
@@ -101,16 +101,12 @@ Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if .HasAvailableLocalFlags}}
 Options:
-{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{.LocalFlags.FlagUsagesWrapped 80 | trimTrailingWhitespaces}}
 {{end}}{{if .HasAvailableInheritedFlags}}
 Global Options:
-{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{.InheritedFlags.FlagUsagesWrapped 80 | trimTrailingWhitespaces}}
 {{end}}{{if .HasAvailableSubCommands}}
 Run '{{.CommandPath}} COMMAND --help' for more information on a command.
-{{end}}`
-
-const helpTemplate = `{{.UsageString}}{{if not .HasAvailableSubCommands}}
-{{or .Long .Short}}
 {{end}}`
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -19,7 +19,8 @@ func (c *cli) runCommand() *cobra.Command {
 and the files of this host. In the foreground, stdin, signals and the exit code are passed on. The exit code is 125 where weft itself
 failed, 126 where the command cannot be run, 127 where it was not found.`,
 		Example: `  weft run -d --name db --network web -- postgres -D /srv/db
-  weft run --rm --network web --network name=back,alias=c,ip=10.5.0.9 -- curl http://db:5432`,
+  weft run --rm --network web --network name=back,alias=c,ip=10.5.0.9 -- \
+    curl http://db:5432`,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},

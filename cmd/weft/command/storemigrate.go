@@ -24,7 +24,8 @@ the new store, with the options given here: files that they name must exist on e
 follow by themselves. No packet is lost; what is claimed meanwhile (a network, an address) waits for a moment. A move that is interrupted
 before its end undoes itself, and can be begun again; --abort ends one whose host has died. Afterwards, change --cluster-store, and
 --cluster-store-opt, of every host: until then each remembers where the records are.`,
-		Example: `  weft store migrate --to consul://192.0.2.2:8500/weft --to-opt kv.tokenfile=/etc/weft/token
+		Example: `  weft store migrate --to consul://192.0.2.2:8500/weft \
+    --to-opt kv.tokenfile=/etc/weft/token
   weft store migrate --to zk://192.0.2.2:2181,192.0.2.3:2181/weft
   weft store migrate --abort`,
 		ValidArgsFunction: cobra.NoFileCompletions,
