@@ -39,6 +39,9 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 	if err := checkMode(s, as); err != nil {
 		return nil, err
 	}
+	if len(s.Ports) > 0 || s.PublishAll {
+		return nil, api.Refuse(api.Unsupported, "ports are not published yet")
+	}
 	for _, r := range as {
 		n, at, err := a.attachment(ctx, s.Name, r)
 		if err != nil {

@@ -28,6 +28,9 @@ func (s *sandboxes) CreateSandbox(ctx context.Context, r *weftv1.CreateSandboxRe
 		TTY: r.Tty, Stdin: r.Stdin, Detached: r.Detached, AutoRemove: r.AutoRemove, NetworkMode: r.NetworkMode,
 		DNSSearch: r.DnsSearch, DNSOptions: r.DnsOptions, ExtraHosts: r.ExtraHosts, Labels: r.Labels,
 	}
+	if err := setPorts(sb, r); err != nil {
+		return nil, err
+	}
 	for _, d := range r.Dns {
 		a, err := netip.ParseAddr(d)
 		if err != nil {
@@ -132,6 +135,7 @@ func sandboxProto(v SandboxView) *weftv1.Sandbox {
 	if v.Host != nil {
 		out.HostId, out.Host = string(v.Host.ID), v.Host.Name
 	}
+	showPorts(out, v.Sandbox)
 	for _, a := range v.DNS {
 		out.Dns = append(out.Dns, a.String())
 	}

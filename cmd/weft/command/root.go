@@ -74,7 +74,7 @@ func (c *cli) root() *cobra.Command {
 	root.AddCommand(
 		c.networkCommand(), c.endpointCommand(), c.hostCommand(), c.storeCommand(), c.backupCommand(), c.restoreCommand(), c.importCommand(),
 		c.runCommand(), c.execCommand(), c.psCommand(), c.inspectCommand(),
-		c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.removeCommand(),
+		c.portCommand(), c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.removeCommand(),
 		c.versionCommand(), completionCommand(), c.demoCommand(),
 	)
 	plainUseLines(root)

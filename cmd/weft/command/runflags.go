@@ -24,6 +24,7 @@ type runFlags struct {
 	hosts                         []string
 	env                           envFlags
 	labels                        pairs
+	ports                         portFlags
 }
 
 func (r *runFlags) add(cmd *cobra.Command) {
@@ -53,8 +54,9 @@ func (r *runFlags) add(cmd *cobra.Command) {
 	f.BoolVarP(&r.stdin, "interactive", "i", true, "Pass standard input on")
 	f.BoolVarP(&r.tty, "tty", "t", false, "Give the process a terminal")
 	f.BoolVar(&r.sigProxy, "sig-proxy", true, "Pass signals on to the process")
-	notInWeft.add(cmd, map[string]string{"publish": "p", "publish-all": "P", "volume": "v", "memory": "m"},
-		"publish-all", "privileged", "init", "read-only", "oom-kill-disable", "no-healthcheck")
+	r.ports.add(f)
+	notInWeft.add(cmd, map[string]string{"volume": "v", "memory": "m"},
+		"privileged", "init", "read-only", "oom-kill-disable", "no-healthcheck")
 }
 
 // formerNames are docker's older names of its flags.
@@ -71,7 +73,6 @@ func formerNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 const (
-	noPorts    = "ports are not published yet; processes of the same network reach each other without"
 	noRestart  = "let the service manager of the host restart `weft run`"
 	noLimits   = "weft sets up networks, not resources; run it under systemd-run or in a cgroup of yours"
 	noImages   = "a sandbox has the files of its host: there is no image and no mount"
@@ -81,7 +82,6 @@ const (
 
 // notInWeft are the options of docker run that have no counterpart yet.
 var notInWeft = foreign{
-	"publish": noPorts, "publish-all": noPorts, "expose": noPorts,
 	"restart": noRestart, "init": noRestart, "stop-signal": "say it when you stop: weft stop -s SIGNAL",
 	"stop-timeout": "say it when you stop: weft stop -t SECONDS",
 	"volume":       noImages, "volumes-from": noImages, "mount": noImages, "tmpfs": noImages, "read-only": noImages, "entrypoint": noImages,
@@ -111,6 +111,9 @@ func (r *runFlags) request(command []string, lookup func(string) (string, bool))
 		Name: r.name, Command: command, Env: env, Hostname: r.hostname, User: r.user, Workdir: r.workdir,
 		Tty: r.tty, Stdin: r.stdin && !r.detach, AutoRemove: r.remove, Detached: r.detach,
 		Dns: r.dns, DnsSearch: r.dnsSearch, DnsOptions: r.dnsOptions, ExtraHosts: r.hosts, Labels: r.labels,
+	}
+	if err := r.ports.into(out); err != nil {
+		return nil, err
 	}
 	for _, h := range r.hosts {
 		if name, ip, ok := strings.Cut(h, ":"); !ok || name == "" || ip == "" {

@@ -27,7 +27,7 @@ func (c *cli) psCommand() *cobra.Command {
 				return err
 			}
 			list := table.List{
-				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Networks}}",
+				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Ports}}\t{{.Networks}}",
 				Titles:  map[string]string{"ID": "SANDBOX ID", "CreatedAt": "CREATED AT", "RunningFor": "CREATED"},
 			}
 			now := time.Now()
@@ -56,7 +56,7 @@ func sandboxRow(s *weftv1.Sandbox, l *listing, now time.Time) table.Row {
 	}
 	return table.Row{
 		"ID": l.id(s.Id), "Names": s.Name, "Name": s.Name, "Command": `"` + command + `"`, "CreatedAt": stamp(s.Created),
-		"RunningFor": table.Ago(now.Sub(moment(s.Created))) + " ago", "State": s.Status, "Status": statusOf(s, now),
+		"RunningFor": table.Ago(now.Sub(moment(s.Created))) + " ago", "State": s.Status, "Status": statusOf(s, now), "Ports": portsColumn(s),
 		"Networks": strings.Join(networks, ","), "Labels": table.Labels(s.Labels),
 	}
 }

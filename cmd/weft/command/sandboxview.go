@@ -35,24 +35,28 @@ type stateView struct {
 }
 
 type hostConfigView struct {
-	NetworkMode string
-	AutoRemove  bool
-	DNS         []string `json:"Dns"`
+	NetworkMode     string
+	AutoRemove      bool
+	DNS             []string `json:"Dns"`
+	PortBindings    portMap
+	PublishAllPorts bool
 }
 
 type configView struct {
-	Hostname   string
-	User       string
-	Tty        bool
-	Env        []string
-	Cmd        []string
-	WorkingDir string
-	Labels     map[string]string
+	Hostname     string
+	User         string
+	Tty          bool
+	Env          []string
+	Cmd          []string
+	WorkingDir   string
+	Labels       map[string]string
+	ExposedPorts map[string]struct{} `json:",omitempty"`
 }
 
 type settingsView struct {
 	SandboxID  string
 	SandboxKey string
+	Ports      portMap
 	Networks   map[string]attachmentView
 }
 
@@ -86,11 +90,17 @@ func sandboxView(s *weftv1.Sandbox) inspectedSandbox {
 			Status: s.Status, Running: s.Status == "running", Pid: s.Pid, ExitCode: s.GetExit().GetCode(), Error: s.GetExit().GetError(),
 			StartedAt: moment(s.Started), FinishedAt: moment(s.Finished),
 		},
-		HostConfig: hostConfigView{NetworkMode: networkMode(s), AutoRemove: s.AutoRemove, DNS: listed(s.Dns)},
+		HostConfig: hostConfigView{
+			NetworkMode: networkMode(s), AutoRemove: s.AutoRemove, DNS: listed(s.Dns),
+			PortBindings: askedPorts(s), PublishAllPorts: s.PublishAll,
+		},
 		Config: configView{
 			Hostname: s.Hostname, User: s.User, Tty: s.Tty, Env: listed(s.Env), Cmd: listed(s.Command), WorkingDir: s.Workdir, Labels: filled(s.Labels),
+			ExposedPorts: exposedPorts(s),
 		},
-		NetworkSettings: settingsView{SandboxID: s.Id, SandboxKey: s.NetnsPath, Networks: map[string]attachmentView{}},
+		NetworkSettings: settingsView{
+			SandboxID: s.Id, SandboxKey: s.NetnsPath, Ports: publishedPorts(s), Networks: map[string]attachmentView{},
+		},
 	}
 	if len(s.Command) > 0 {
 		v.Path, v.Args = s.Command[0], s.Command[1:]
