@@ -27,7 +27,7 @@ func (c *cli) psCommand() *cobra.Command {
 				return err
 			}
 			list := table.List{
-				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Ports}}\t{{.Networks}}",
+				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Networks}}\t{{.Ports}}",
 				Titles:  map[string]string{"ID": "SANDBOX ID", "CreatedAt": "CREATED AT", "RunningFor": "CREATED"},
 			}
 			now := time.Now()
