@@ -30,28 +30,9 @@ func (b *bench) measurePath(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	length := 300 * time.Millisecond // many short turns: what disturbs one, disturbs few
-	if b.cfg.Quick {
-		length = 100 * time.Millisecond
-	}
-	ways := []way{weft, tunnel, bare}
-	var streams, pings [3]sample
-	for i := range b.n(31, 1) {
-		for j := range ways {
-			k := (i + j) % len(ways)
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			gbit, err := ways[k].stream(length)
-			if err != nil {
-				return err
-			}
-			rate, err := ways[k].pingPong(length / 2)
-			if err != nil {
-				return err
-			}
-			streams[k], pings[k] = append(streams[k], gbit), append(pings[k], rate)
-		}
+	streams, pings, err := b.inTurnsAlong(ctx, []way{weft, tunnel, bare})
+	if err != nil {
+		return err
 	}
 	const hand, plain = "VXLAN and bridge made by hand on the same hosts", "a bare veth pair, MTU 1500"
 	b.report.pair("TCP, one stream", "Gbit/s", hand, pairs{streams[0], streams[1]}, ratioAtLeast(0.95))
@@ -59,6 +40,33 @@ func (b *bench) measurePath(ctx context.Context) (err error) {
 	b.report.pair("TCP request and response, 1 byte", "/s", hand, pairs{pings[0], pings[1]})
 	b.report.pair("TCP request and response, 1 byte", "/s", plain, pairs{pings[0], pings[2]})
 	return remove(ctx, boxes...)
+}
+
+// inTurnsAlong measures a stream, and requests with responses, along each of some ways, in turns: Gbit/s and a second, by way.
+func (b *bench) inTurnsAlong(ctx context.Context, ways []way) (streams, pings []sample, err error) {
+	length := 300 * time.Millisecond // many short turns: what disturbs one, disturbs few
+	if b.cfg.Quick {
+		length = 100 * time.Millisecond
+	}
+	streams, pings = make([]sample, len(ways)), make([]sample, len(ways))
+	for i := range b.n(31, 1) {
+		for j := range ways {
+			k := (i + j) % len(ways)
+			if err := context.Cause(ctx); err != nil {
+				return nil, nil, err
+			}
+			gbit, err := ways[k].stream(length)
+			if err != nil {
+				return nil, nil, err
+			}
+			rate, err := ways[k].pingPong(length / 2)
+			if err != nil {
+				return nil, nil, err
+			}
+			streams[k], pings[k] = append(streams[k], gbit), append(pings[k], rate)
+		}
+	}
+	return streams, pings, nil
 }
 
 // weftWay is a network of weft's with a sandbox on each host.
