@@ -107,7 +107,7 @@ func together(a, b Op, n int) bool {
 	case KindVeth:
 		return a.Verb == Del && n < deleteChunk
 	}
-	return a.Obj.Kind == KindSysctl
+	return a.Obj.Kind == KindSysctl || a.Obj.Kind == KindConf
 }
 
 // each is one error for each of some steps.
@@ -132,13 +132,16 @@ func (s *session) group(ctx context.Context, ops []Op) []error {
 		err = s.putVeth(ctx, o.Obj.Key, o.Obj.Spec.(Veth))
 	case o.Obj.Kind == KindBridge && put:
 		err = s.with(o.Obj.NS, func(c *conn) error { return putBridge(ctx, c, o.Obj.Link, o.Obj.Spec.(Bridge)) })
-	case o.Obj.Kind == KindSysctl && !put:
+	case (o.Obj.Kind == KindSysctl || o.Obj.Kind == KindConf) && !put:
 	case o.Obj.Kind == KindBridge, o.Obj.Kind == KindVXLAN, o.Obj.Kind == KindVeth:
 		err = s.at(place{o.Obj.NS, true}, func(c *conn) error {
 			errs = deleteLinks(c, ops)
 			return nil
 		})
 	default:
+		if o.Obj.Kind == KindConf {
+			s.k.learnConf(ops)
+		}
 		err = s.with(o.Obj.NS, func(c *conn) error {
 			errs = change(ctx, c, ops)
 			return nil
@@ -158,6 +161,8 @@ func change(ctx context.Context, c *conn, ops []Op) []error {
 	switch ops[0].Obj.Kind {
 	case KindSysctl:
 		return writeSysctls(c, ops)
+	case KindConf:
+		return writeConf(c, ops)
 	case KindTable:
 		return []error{applyTable(ctx, c, ops[0])}
 	case KindElement:

@@ -64,6 +64,21 @@ func (s subject) every(name string, vni uint32) kernel.State {
 		object(kernel.KindAddr, s.sandbox, far, "10.9.0.2/24", kernel.Addr{}),
 		object(kernel.KindRoute, s.sandbox, far, "0.0.0.0/0", kernel.Route{Via: gateway, Src: netip.MustParseAddr("10.9.0.2"), Metric: 7}),
 		object(kernel.KindRoute, kernel.HostNS, "weft"+name, "10.9.0.0/24", kernel.Route{}),
+		object(kernel.KindConf, s.sandbox, far, "ipv6/conf/accept_ra", kernel.Conf{Value: "0"}),
+		object(kernel.KindConf, s.sandbox, far, "ipv4/conf/log_martians", kernel.Conf{Value: "1"}),
+		object(kernel.KindConf, kernel.HostNS, "weft"+name, "ipv6/conf/accept_dad", kernel.Conf{Value: "0"}),
+		object(kernel.KindAddr, ns, "br0", "fd00:9::1/64", kernel.Addr{}),
+		object(kernel.KindAddr, s.sandbox, far, "fd00:9::2/64", kernel.Addr{}),
+		object(kernel.KindRoute, s.sandbox, far, "::/0", kernel.Route{Via: netip.MustParseAddr("fd00:9::1")}),
+		object(kernel.KindRoute, s.sandbox, far, "fd00:a::/64", kernel.Route{Via: netip.MustParseAddr("fd00:9::1"), Metric: 9}),
+		object(kernel.KindRoute, kernel.HostNS, "weft"+name, "fd00:9::/64", kernel.Route{Via: netip.MustParseAddr("fe80::77:2")}),
+		object(kernel.KindRoute, s.sandbox, far, "0.0.0.0/0 table 1996488705", kernel.Route{Via: gateway}),
+		object(kernel.KindRoute, s.sandbox, far, "10.9.0.0/24 table 1996488705", kernel.Route{}),
+		object(kernel.KindRoute, s.sandbox, far, "::/0 table 1996488705", kernel.Route{Via: netip.MustParseAddr("fd00:9::1")}),
+		kernel.SourceRule(s.sandbox, netip.MustParseAddr("10.9.0.2"), kernel.FirstTable+1, 32000),
+		kernel.SourceRule(s.sandbox, netip.MustParseAddr("fd00:9::2"), kernel.FirstTable+1, 32000),
+		object(kernel.KindNeigh, ns, "br0", "fd00:9::3", kernel.Neigh{MAC: "02:42:0a:09:00:03"}),
+		object(kernel.KindNeigh, kernel.HostNS, "weft"+name, "fe80::77:2", kernel.Neigh{MAC: "06:00:00:00:00:04"}),
 		object(kernel.KindNeigh, ns, "br0", "10.9.0.3", kernel.Neigh{MAC: "02:42:0a:09:00:03"}),
 		object(kernel.KindNeigh, kernel.HostNS, "weft"+name, "10.9.0.1", kernel.Neigh{MAC: "06:00:00:00:00:04"}),
 		object(kernel.KindFDB, ns, "ep1", "02:42:0a:09:00:02", kernel.FDB{}),
@@ -154,7 +169,7 @@ func delIsGone(t *testing.T, s subject) {
 	must(t, s, del)
 	must(t, s, del)
 	for k := range s.read(t) {
-		if k.Kind != kernel.KindSysctl {
+		if k.Kind != kernel.KindSysctl && k.Kind != kernel.KindConf {
 			t.Errorf("%v is still there", k)
 		}
 	}

@@ -22,7 +22,7 @@ func Diff(want, have State) []Op {
 		switch {
 		case wanted && h.Holds != "" && h.Holds != w.Holds:
 			first = append(first, Op{Del, h}) // two links may swap what they hold
-		case wanted || k.Kind == KindSysctl:
+		case wanted || k.Kind == KindSysctl || k.Kind == KindConf:
 		case h.Holds != "" && taken[h.Holds], isLink(k.Kind) && named, h.Spec == Spec(Element{SetPrefix}):
 			first = append(first, Op{Del, h}) // a prefix may overlap those that come
 		default:
@@ -88,7 +88,7 @@ func base(k Key) Key {
 func below(k Key) []Key {
 	out := []Key{{Kind: KindNetns, NS: k.NS}}
 	switch {
-	case batched(k.Kind):
+	case batched(k.Kind), k.Kind == KindConf:
 		out = append(out, Key{Kind: KindVeth, NS: k.NS, Link: k.Link})
 	case k.Kind == KindElement:
 		out = append(out, Key{Kind: KindTable, NS: k.NS, Link: tablePart(k.Link)})

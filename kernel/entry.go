@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -65,6 +65,9 @@ func sendEntries(c *conn, ops []Op, which []int, errs []error, replace bool) (ag
 }
 
 func entryMsg(c *conn, o Op, replace bool) (*nl.NetlinkRequest, error) {
+	if o.Obj.Kind == KindRule {
+		return ruleMsg(o.Verb, o.Obj.Key)
+	}
 	index, err := c.link(o.Obj.Link)
 	if err != nil {
 		return nil, err
@@ -94,10 +97,10 @@ func replaceRoutes(ctx context.Context, c *conn, ops []Op, taken []int, errs []e
 	for _, i := range taken {
 		o := ops[i].Obj
 		want := o.Spec.(Route)
-		dst, _ := netip.ParsePrefix(o.Dst)
+		dst, table, _ := parseRouteDst(o.Dst)
 		mine := false
 		for _, r := range there {
-			if r.dst != dst {
+			if r.dst != dst || r.table != table {
 				continue
 			}
 			switch same := r.oif == c.index[o.Link]; {
@@ -121,18 +124,26 @@ func replaceRoutes(ctx context.Context, c *conn, ops []Op, taken []int, errs []e
 	sendEntries(c, old, gone, make([]error, len(old)), false)
 }
 
-// ownRoutes are those of protocol Proto in the main table.
+// ownRoutes are those of protocol Proto in the main table and in weft's own.
 func ownRoutes(ctx context.Context, c *conn) ([]routeInfo, error) {
-	q := nl.NewRtMsg()
-	q.Family = unix.AF_INET
-	msgs, err := c.dump(ctx, unix.RTM_GETROUTE, q)
-	if err != nil {
-		return nil, err
-	}
+	all, err := routes(ctx, c)
+	return slices.DeleteFunc(all, func(r routeInfo) bool { return r.protocol != Proto }), err
+}
+
+// routes are those of the main table and of weft's own, of both families.
+func routes(ctx context.Context, c *conn) ([]routeInfo, error) {
 	var out []routeInfo
-	for _, m := range msgs {
-		if r, ok := parseRoute(m); ok && r.protocol == Proto {
-			out = append(out, r)
+	for _, f := range families6 {
+		q := nl.NewRtMsg()
+		q.Family = f
+		msgs, err := c.dumpFamily(ctx, unix.RTM_GETROUTE, f, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range msgs {
+			if r, ok := parseRoute(m); ok {
+				out = append(out, r)
+			}
 		}
 	}
 	return out, nil

@@ -26,17 +26,14 @@ func (k *Kernel) Routes() ([]HostRoute, error) {
 		if err != nil {
 			return err
 		}
-		q := nl.NewRtMsg()
-		q.Family = unix.AF_INET
-		msgs, err := c.dump(context.Background(), unix.RTM_GETROUTE, q)
+		all, err := routes(context.Background(), c)
 		if err != nil {
 			return err
 		}
-		for _, m := range msgs {
-			r, ok := parseRoute(m)
+		for _, r := range all {
 			name := links.byIndex[r.oif].name
 			a := r.dst.Addr()
-			if !ok || r.dst.Bits() == 0 || r.protocol == Proto || r.typ != unix.RTN_UNICAST || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || strings.HasPrefix(name, "weft") {
+			if !r.main() || r.dst.Bits() == 0 || r.protocol == Proto || r.typ != unix.RTN_UNICAST || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || strings.HasPrefix(name, "weft") {
 				continue
 			}
 			out = append(out, HostRoute{Prefix: r.dst.Masked(), Link: name})
@@ -141,16 +138,23 @@ func (k *Kernel) defaultLink() (string, error) {
 		if err != nil {
 			return err
 		}
-		q := nl.NewRtMsg()
-		q.Family = unix.AF_INET
-		msgs, err := c.dump(context.Background(), unix.RTM_GETROUTE, q)
-		best := -1
-		for _, m := range msgs {
-			if r, ok := parseRoute(m); ok && r.dst.Bits() == 0 && (best < 0 || r.Metric < best) {
-				best, name = r.Metric, links.byIndex[r.oif].name
+		all, err := routes(context.Background(), c)
+		if err != nil {
+			return err
+		}
+		var best *routeInfo // IPv4's if it has one
+		for i, r := range all {
+			if !r.main() || r.dst.Bits() > 0 || r.typ != unix.RTN_UNICAST {
+				continue
+			}
+			if best == nil || r.dst.Addr().Is4() == best.dst.Addr().Is4() && r.Metric < best.Metric {
+				best = &all[i]
 			}
 		}
-		return err
+		if best != nil {
+			name = links.byIndex[best.oif].name
+		}
+		return nil
 	})
 	return name, err
 }

@@ -20,6 +20,7 @@ type Kernel struct {
 	mu     sync.Mutex // guards what follows and every slot's users and gone; never held across I/O
 	slots  map[place]*slot
 	closed bool
+	confs  map[string]bool // settings of links that were put
 }
 
 // Config of a Kernel.

@@ -73,7 +73,11 @@ func vxlanMsg(name string, s VXLAN, fd uintptr) (*nl.NetlinkRequest, error) {
 	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("vxlan"))
 	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
 	data.AddRtAttr(nl.IFLA_VXLAN_ID, nl.Uint32Attr(s.VNI))
-	data.AddRtAttr(nl.IFLA_VXLAN_LOCAL, s.Local.AsSlice())
+	if s.Local.Is4() {
+		data.AddRtAttr(nl.IFLA_VXLAN_LOCAL, s.Local.AsSlice())
+	} else { // over IPv6 the outer checksum stays on: zero is for those only who have asked for it (RFC 6935), and offloads make it cheap
+		data.AddRtAttr(nl.IFLA_VXLAN_LOCAL6, s.Local.AsSlice())
+	}
 	data.AddRtAttr(nl.IFLA_VXLAN_PORT, nl.BEUint16Attr(s.Port))
 	data.AddRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(0))
 	data.AddRtAttr(nl.IFLA_VXLAN_UDP_CSUM, nl.Uint8Attr(0))
@@ -197,13 +201,16 @@ func addrMsg(verb Verb, index int32, k Key) (*nl.NetlinkRequest, error) {
 	m := nl.NewIfAddrmsg(int(family(p.Addr())))
 	m.Index, m.Prefixlen = uint32(index), uint8(p.Bits())
 	q.AddData(m)
+	if verb == Put && p.Addr().Is6() { // used at once: nobody else has it, weft sees to that
+		q.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD)))
+	}
 	q.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
 	q.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.Addr().AsSlice()))
 	return q, nil
 }
 
 func routeMsg(verb Verb, index int32, k Key, s Route, over bool) (*nl.NetlinkRequest, error) {
-	p, err := netip.ParsePrefix(k.Dst)
+	p, table, err := parseRouteDst(k.Dst)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +224,7 @@ func routeMsg(verb Verb, index int32, k Key, s Route, over bool) (*nl.NetlinkReq
 		q = nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
 		m = nl.NewRtDelMsg()
 	}
-	m.Family, m.Dst_len, m.Protocol, m.Table = family(p.Addr()), uint8(p.Bits()), Proto, unix.RT_TABLE_MAIN
+	m.Family, m.Dst_len, m.Protocol, m.Table = family(p.Addr()), uint8(p.Bits()), Proto, uint8(table&0xff)
 	if verb == Put && !s.Via.IsValid() {
 		m.Scope = unix.RT_SCOPE_LINK
 	}
@@ -227,6 +234,10 @@ func routeMsg(verb Verb, index int32, k Key, s Route, over bool) (*nl.NetlinkReq
 	q.AddData(m)
 	if p.Bits() > 0 {
 		q.AddData(nl.NewRtAttr(unix.RTA_DST, p.Addr().AsSlice()))
+	}
+	if table > 0xff {
+		m.Table = unix.RT_TABLE_UNSPEC
+		q.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(table)))
 	}
 	q.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	if s.Via.IsValid() {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -81,7 +83,7 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 	if s.own {
 		addLinks(s, out)
 	}
-	if err := errors.Join(readAddrs(ctx, c, s, out), readRoutes(ctx, c, s, out)); err != nil {
+	if err := errors.Join(readAddrs(ctx, c, s, out), readRoutes(ctx, c, s, out), readRules(ctx, c, s, out), k.readConf(c, s, out)); err != nil {
 		return links, err
 	}
 	if !s.own && !s.host {
@@ -160,15 +162,26 @@ func vethOf(l linkInfo, at Port) Veth {
 // HoldsVNI is what a VXLAN device holds in its host: no other may have its VNI on its port.
 func HoldsVNI(vni uint32, port uint16) string { return fmt.Sprintf("vni/%d/%d", vni, port) }
 
+// families6 are those that addresses, routes, rules and neighbours are read of.
+var families6 = [...]uint8{unix.AF_INET, unix.AF_INET6}
+
+// dumpFamily dumps what one family has. A kernel without IPv6 answers with all others' then.
+func (c *conn) dumpFamily(ctx context.Context, typ int, family uint8, body nl.NetlinkRequestData) ([][]byte, error) {
+	msgs, err := c.dump(ctx, typ, body)
+	return slices.DeleteFunc(msgs, func(m []byte) bool { return len(m) == 0 || m[0] != family }), err
+}
+
 func readAddrs(ctx context.Context, c *conn, s scope, out State) error {
-	msgs, err := c.dump(ctx, unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_INET))
-	if err != nil {
-		return err
-	}
-	for _, m := range msgs {
-		a, ok := parseAddr(m)
-		if name, ours := s.link(a.index); ok && ours {
-			out.Add(Object{Key: Key{Kind: KindAddr, NS: s.ns, Link: name, Dst: a.prefix.String()}, Spec: Addr{}})
+	for _, f := range families6 {
+		msgs, err := c.dumpFamily(ctx, unix.RTM_GETADDR, f, nl.NewIfAddrmsg(int(f)))
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			a, ok := parseAddr(m)
+			if name, ours := s.link(a.index); ok && ours && !(f == unix.AF_INET6 && a.prefix.Addr().IsLinkLocalUnicast()) {
+				out.Add(Object{Key: Key{Kind: KindAddr, NS: s.ns, Link: name, Dst: a.prefix.String()}, Spec: Addr{}})
+			}
 		}
 	}
 	return nil
@@ -201,7 +214,7 @@ func readRoutes(ctx context.Context, c *conn, s scope, out State) error {
 		return err
 	}
 	for _, r := range routes {
-		k := Key{Kind: KindRoute, NS: s.ns, Link: s.links.byIndex[r.oif].name, Dst: r.dst.String()}
+		k := Key{Kind: KindRoute, NS: s.ns, Link: s.links.byIndex[r.oif].name, Dst: RouteDst(r.dst, r.table)}
 		o := Object{Key: k, Spec: r.Route}
 		if _, twice := out[k]; twice { // with another metric
 			o.Spec = stale{}
@@ -211,20 +224,48 @@ func readRoutes(ctx context.Context, c *conn, s scope, out State) error {
 	return nil
 }
 
+// RouteDst is Key.Dst of a route in a table; 0 is the main one.
+func RouteDst(dst netip.Prefix, table uint32) string {
+	if table == 0 || table == unix.RT_TABLE_MAIN {
+		return dst.String()
+	}
+	return fmt.Sprintf("%s table %d", dst, table)
+}
+
+// parseRouteDst reads what RouteDst has written.
+func parseRouteDst(s string) (dst netip.Prefix, table uint32, err error) {
+	text, number, other := strings.Cut(s, " table ")
+	table = unix.RT_TABLE_MAIN
+	if other {
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || n < FirstTable || n > LastTable {
+			return dst, 0, fmt.Errorf("no routing table of weft's own: %q", s)
+		}
+		table = uint32(n)
+	}
+	dst, err = netip.ParsePrefix(text)
+	return dst, table, err
+}
+
+// defaultMetric6 is what the kernel gives an IPv6 route that asks for no metric (IP6_RT_PRIO_USER).
+const defaultMetric6 = 1024
+
 type routeInfo struct {
 	Route
 	dst      netip.Prefix
+	table    uint32
 	oif      int32
 	protocol uint8
 	typ      uint8
 }
 
-// parseRoute reads a route of the main table; ok is false for others.
+// parseRoute reads a route of the main table or of one of weft's own; ok is false for others.
 func parseRoute(m []byte) (r routeInfo, ok bool) {
 	if len(m) < unix.SizeofRtMsg {
 		return r, false
 	}
-	bits, table := int(m[1]), uint32(m[4])
+	bits := int(m[1])
+	r.table = uint32(m[4])
 	r.protocol, r.typ = m[5], m[7]
 	dst := netip.IPv4Unspecified()
 	if m[0] == unix.AF_INET6 {
@@ -233,7 +274,7 @@ func parseRoute(m []byte) (r routeInfo, ok bool) {
 	for typ, v := range attributes(m[unix.SizeofRtMsg:]) {
 		switch typ {
 		case unix.RTA_TABLE:
-			table = u32(v)
+			r.table = u32(v)
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(v)
 		case unix.RTA_OIF:
@@ -247,18 +288,26 @@ func parseRoute(m []byte) (r routeInfo, ok bool) {
 		}
 	}
 	r.dst = netip.PrefixFrom(dst, bits)
-	return r, table == unix.RT_TABLE_MAIN
+	if m[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
+		r.Metric = 0
+	}
+	return r, r.main() || r.table >= FirstTable && r.table <= LastTable
 }
 
+// main tells whether a route is in the main table.
+func (r routeInfo) main() bool { return r.table == unix.RT_TABLE_MAIN }
+
 func readNeighs(ctx context.Context, c *conn, s scope, out State) error {
-	msgs, err := c.dump(ctx, unix.RTM_GETNEIGH, &netlink.Ndmsg{Family: unix.AF_INET})
-	if err != nil {
-		return err
-	}
-	for _, m := range msgs {
-		n, ok := parseNeigh(m)
-		if name, ours := s.link(n.index); ok && ours && n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() {
-			out.Add(Object{Key: Key{Kind: KindNeigh, NS: s.ns, Link: name, Dst: n.dst.String()}, Spec: Neigh{MAC: n.mac}})
+	for _, f := range families6 {
+		msgs, err := c.dumpFamily(ctx, unix.RTM_GETNEIGH, f, &netlink.Ndmsg{Family: f})
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			n, ok := parseNeigh(m)
+			if name, ours := s.link(n.index); ok && ours && n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() {
+				out.Add(Object{Key: Key{Kind: KindNeigh, NS: s.ns, Link: name, Dst: n.dst.String()}, Spec: Neigh{MAC: n.mac}})
+			}
 		}
 	}
 	return nil

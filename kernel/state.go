@@ -9,11 +9,14 @@
 //	Bridge   it is in one of weft's network namespaces
 //	VXLAN    it is in one of weft's network namespaces
 //	Veth     its near end is in one of weft's network namespaces (the far end is in a sandbox's, or in the host's and is called weft…)
-//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft
-//	Route    its protocol is Proto
+//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft. Link-local
+//	         IPv6 addresses are the kernel's
+//	Route    its protocol is Proto, and its table the main one or one of weft's own (FirstTable…)
+//	Rule     its protocol is Proto
 //	FDB      it is permanent, on a link in one of weft's network namespaces
 //	Neigh    it is permanent, on one of weft's links
 //	Sysctl   never something to delete: it goes with its namespace, and those of the host stay as they are
+//	Conf     never something to delete: it goes with its link
 //	Table    its name is weft, or begins with weft-
 //	Element  it is in a set of one of weft's tables
 package kernel
@@ -40,8 +43,10 @@ const (
 	KindBridge
 	KindVXLAN
 	KindVeth
+	KindConf
 	KindAddr
 	KindRoute
+	KindRule
 	KindNeigh
 	KindFDB
 	KindTable
@@ -131,8 +136,8 @@ type Peer struct {
 // Addr is an address on a link; Key.Dst is its CIDR.
 type Addr struct{}
 
-// Route is a route of protocol Proto in the main table; Key.Dst is its prefix, Key.Link where it leads. Via may be the zero Addr, and is
-// taken as on-link.
+// Route is a route of protocol Proto; Key.Dst is its prefix, and " table N" where that is not the main table; Key.Link is where it leads. Via
+// may be the zero Addr, and is taken as on-link.
 type Route struct {
 	Via    netip.Addr
 	Src    netip.Addr
@@ -208,7 +213,7 @@ func (p Peer) String() string { return fmt.Sprintf("%s %s in %s", p.Name, p.MAC,
 func (o Object) String() string { return o.Key.String() + " " + o.Spec.String() }
 
 func (k Key) String() string {
-	name := [...]string{"netns", "sysctl", "bridge", "vxlan", "veth", "addr", "route", "neigh", "fdb", "table", "element"}[k.Kind]
+	name := [...]string{"netns", "sysctl", "bridge", "vxlan", "veth", "conf", "addr", "route", "rule", "neigh", "fdb", "table", "element"}[k.Kind]
 	out := name + " " + cmp.Or(k.NS, "host")
 	if k.Link != "" {
 		out += " " + k.Link

@@ -256,7 +256,7 @@ func (k *Kernel) standing(o kernel.Object) error {
 			return os.ErrNotExist
 		}
 		return k.master(o, v.At)
-	case kernel.KindAddr, kernel.KindRoute, kernel.KindNeigh, kernel.KindFDB:
+	case kernel.KindConf, kernel.KindAddr, kernel.KindRoute, kernel.KindNeigh, kernel.KindFDB:
 		if !k.link(o.NS, o.Link) {
 			return syscall.ENODEV
 		}
@@ -308,7 +308,7 @@ func (k *Kernel) remove(key kernel.Key) {
 }
 
 func on(key kernel.Key, o kernel.Object) bool {
-	onLink := key.Kind > kernel.KindVeth && key.Kind < kernel.KindTable
+	onLink := key.Kind > kernel.KindVeth && key.Kind < kernel.KindTable && key.Kind != kernel.KindRule
 	switch {
 	case o.Kind == kernel.KindNetns:
 		return key.NS == o.NS
