@@ -97,10 +97,11 @@ func TestAJournalIsTrimmedByCountAndAge(t *testing.T) {
 func TestAJournalDoesNotGrowForever(t *testing.T) {
 	t.Parallel()
 	const keep, writers, each = 10, 16, 40
+	prefix := fmt.Sprint(t.Name(), time.Now().UnixNano()) // the servers outlive one run of the test
 	var last *zk.Store
 	var wg sync.WaitGroup
 	for w := range writers {
-		s := client(t, single, t.Name())
+		s := client(t, single, prefix)
 		s.Keep(keep, 0)
 		last = s
 		wg.Go(func() {

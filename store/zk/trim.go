@@ -29,7 +29,7 @@ const (
 	trimEvery   = 256 // entries; whoever makes such a one trims, so that it does not matter if the last one who should have did not
 	trimBatch   = 128 // deletes in one multi
 	trimTimeout = time.Minute
-	trimTries   = 5 // against others who trim the same journal
+	trimTries   = 5         // against others who trim the same journal
 	idleFor     = time.Hour // a journal that long at rest is emptied
 )
 
@@ -40,8 +40,8 @@ func (s *Store) trimAfter(m *multi, rs []zk.MultiResponse) {
 			continue
 		}
 		s.mu.Lock()
-		busy := s.trimming[p]
-		s.trimming[p] = true
+		_, busy := s.trimming[p]
+		s.trimming[p] = busy // whoever trims now does so again
 		s.mu.Unlock()
 		if busy {
 			continue
@@ -54,22 +54,33 @@ func entryNumber(path string) (int64, error) {
 	return strconv.ParseInt(path[strings.LastIndexByte(path, '-')+1:], 10, 64)
 }
 
-// trimNow trims one journal. If it cannot, the next one who trims will do more.
+// trimNow trims one journal, and again where that was due meanwhile. If it cannot, the next one who trims will do more.
 func (s *Store) trimNow(partition string) {
-	ctx, cancel := context.WithTimeout(s.ctx, trimTimeout)
-	defer cancel()
-	if l, err := s.data.link(ctx); err == nil {
-		err = trim(ctx, l, s.dir(partition)+logDir, s.limits)
-		if err == nil && partition == store.Meta {
-			err = s.sweep(ctx, l, idleFor)
-		}
-		if err != nil {
+	for again := true; again; {
+		if err := s.trimOne(partition); err != nil {
 			s.log.Debug("a journal was not trimmed", slog.String("partition", partition), slog.Any("error", err))
 		}
+		s.mu.Lock()
+		if again = s.trimming[partition] && s.ctx.Err() == nil; again {
+			s.trimming[partition] = false
+		} else {
+			delete(s.trimming, partition)
+		}
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	delete(s.trimming, partition)
-	s.mu.Unlock()
+}
+
+func (s *Store) trimOne(partition string) error {
+	ctx, cancel := context.WithTimeout(s.ctx, trimTimeout)
+	defer cancel()
+	l, err := s.data.link(ctx)
+	if err != nil {
+		return err
+	}
+	if err := trim(ctx, l, s.dir(partition)+logDir, s.limits); err != nil || partition != store.Meta {
+		return err
+	}
+	return s.sweep(ctx, l, idleFor)
 }
 
 // trim trims a journal that others may be trimming too: where one of them was first, what is left is looked at again.

@@ -60,8 +60,8 @@ type Store struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	mu       sync.Mutex // guards wg's Add against Close, and what follows
-	trimming map[string]bool
+	mu       sync.Mutex         // guards wg's Add against Close, and what follows
+	trimming map[string]bool    // journals being trimmed; true: and again after that
 	fences   map[store.Key]fact // of the sessions opened here
 	wg       sync.WaitGroup
 }
