@@ -51,15 +51,29 @@ func (c *conn) filters() (*socket, error) {
 // elementsMax keeps a message's list of elements below the 64 KiB of an attribute.
 const elementsMax = 500
 
-// elementMsgs adds or deletes elements of a set, in one transaction.
-func elementMsgs(verb Verb, family uint8, table, set string, es []element) []message {
+// transaction puts messages of nftables between those that make one transaction of them.
+func transaction(msgs []message) []message {
 	bound := func(typ int) message { return nfMsg{typ: typ, body: nfBody(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)} }
-	msgs := []message{bound(unix.NFNL_MSG_BATCH_BEGIN)}
+	return append(append([]message{bound(unix.NFNL_MSG_BATCH_BEGIN)}, msgs...), bound(unix.NFNL_MSG_BATCH_END))
+}
+
+// setPlace is where a set is.
+type setPlace struct {
+	family     uint8
+	table, set string
+}
+
+// messages add or delete elements of a set.
+func (p setPlace) messages(verb Verb, es []element) []message {
+	var msgs []message
 	for from := 0; from < len(es); from += elementsMax {
 		list := nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, nil)
 		for _, e := range es[from:min(from+elementsMax, len(es))] {
 			item := list.AddRtAttr(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, nil)
 			item.AddRtAttr(unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, nil).AddRtAttr(unix.NFTA_DATA_VALUE, e.key)
+			if e.data != nil && verb == Put {
+				item.AddRtAttr(unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED, nil).AddRtAttr(unix.NFTA_DATA_VALUE, e.data)
+			}
 			if e.end {
 				item.AddRtAttr(unix.NFTA_SET_ELEM_FLAGS, nl.BEUint32Attr(unix.NFT_SET_ELEM_INTERVAL_END))
 			}
@@ -68,16 +82,17 @@ func elementMsgs(verb Verb, family uint8, table, set string, es []element) []mes
 		if verb == Del {
 			m = nfMsg{typ: nfType(unix.NFT_MSG_DELSETELEM)}
 		}
-		m.body = nfBody(family, 0, nfText(unix.NFTA_SET_ELEM_LIST_TABLE, table), nfText(unix.NFTA_SET_ELEM_LIST_SET, set), list)
+		m.body = nfBody(p.family, 0, nfText(unix.NFTA_SET_ELEM_LIST_TABLE, p.table), nfText(unix.NFTA_SET_ELEM_LIST_SET, p.set), list)
 		msgs = append(msgs, m)
 	}
-	return append(msgs, bound(unix.NFNL_MSG_BATCH_END))
+	return msgs
 }
 
 // element is a set's element as the kernel has it; an interval is two.
 type element struct {
-	key []byte
-	end bool
+	key  []byte
+	data []byte // of a map
+	end  bool
 }
 
 // parseElements reads the elements of one message.
@@ -94,6 +109,10 @@ func parseElements(m []byte) []element {
 				case unix.NFTA_SET_ELEM_KEY:
 					for _, value := range attributes(v) {
 						e.key = value
+					}
+				case unix.NFTA_SET_ELEM_DATA:
+					for _, value := range attributes(v) {
+						e.data = value
 					}
 				case unix.NFTA_SET_ELEM_FLAGS:
 					e.end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0

@@ -91,14 +91,14 @@ func TestWhatCannotBeCompiledIsRefused(t *testing.T) {
 	}
 	ok := kernel.Rule{Verdict: kernel.Drop}
 	for what, op := range map[string]kernel.Object{
-		"no nftables table":   object(kernel.KindTable, kernel.HostNS, "ip weft", "", kernel.Table{}),
-		"unknown hook":        object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("output", ok)),
-		"unknown verdict":     object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{Verdict: "reject"})),
-		"unknown field":       object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{If: []kernel.Match{{Field: "tcp dport"}}, Verdict: kernel.Drop})),
+		"no nftables table":   object(kernel.KindTable, kernel.HostNS, "arp weft", "", kernel.Table{}),
+		"unknown hook":        object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("ingress", ok)),
+		"unknown verdict":     object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{Verdict: "queue"})),
+		"unknown field":       object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{If: []kernel.Match{{Field: "tcp sport"}}, Verdict: kernel.Drop})),
 		"interface name":      object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{If: []kernel.Match{{Field: kernel.InLink, Value: strings.Repeat("x", 16)}}, Verdict: kernel.Drop})),
-		"protocol":            object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{If: []kernel.Match{{Field: kernel.EtherType, Value: "ip6"}}, Verdict: kernel.Drop})),
+		"protocol":            object(kernel.KindTable, kernel.HostNS, "inet weft", "", chain("input", kernel.Rule{If: []kernel.Match{{Field: kernel.EtherType, Value: "ipx"}}, Verdict: kernel.Drop})),
 		"unknown type of set": object(kernel.KindTable, kernel.HostNS, "inet weft", "", kernel.Table{Sets: []kernel.Set{{Name: "s", Type: "port range"}}}),
-		"no port":             object(kernel.KindElement, kernel.HostNS, "inet weft s", "ep1 10.0.0.1", kernel.Element{Type: kernel.SetPort}),
+		"want 3 words":        object(kernel.KindElement, kernel.HostNS, "inet weft s", "ep1 10.0.0.1", kernel.Element{Type: kernel.SetPort}),
 		"no IPv4 address":     object(kernel.KindElement, kernel.HostNS, "inet weft s", "2001:db8::1", kernel.Element{Type: kernel.SetAddr}),
 	} {
 		err := k.Apply(t.Context(), []kernel.Op{{Verb: kernel.Put, Obj: op}})[0]

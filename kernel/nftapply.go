@@ -57,18 +57,22 @@ func queueTable(n *nftables.Conn, t *nftables.Table, spec Table, kept map[string
 		}
 	}
 	n.AddChain(&nftables.Chain{Table: t, Name: spec.mark()})
-	for _, c := range spec.Chains {
-		chain, err := chainOf(t, c)
-		if err != nil {
+	chains := make([]*nftables.Chain, len(spec.Chains))
+	for i, c := range spec.Chains { // all of them, before a rule jumps to one
+		var err error
+		if chains[i], err = chainOf(t, c); err != nil {
 			return err
 		}
-		n.AddChain(chain)
+		n.AddChain(chains[i])
+	}
+	compile := newCompiler(t, spec)
+	for i, c := range spec.Chains {
 		for _, r := range c.Rules {
-			es, err := compile(r)
+			es, err := compile.rule(r)
 			if err != nil {
 				return err
 			}
-			n.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: es, UserData: ruleComment})
+			n.AddRule(&nftables.Rule{Table: t, Chain: chains[i], Exprs: es, UserData: ruleComment})
 		}
 	}
 	return nil
@@ -87,7 +91,7 @@ func queueSet(n *nftables.Conn, t *nftables.Table, s Set, id uint32, kept []elem
 	for from := 0; from < len(kept); from += elementsMax {
 		var es []nftables.SetElement
 		for _, e := range kept[from:min(from+elementsMax, len(kept))] {
-			es = append(es, nftables.SetElement{Key: e.key, IntervalEnd: e.end})
+			es = append(es, nftables.SetElement{Key: e.key, Val: e.data, IntervalEnd: e.end})
 		}
 		if err := n.SetAddElements(set, es); err != nil {
 			return err
@@ -99,13 +103,16 @@ func queueSet(n *nftables.Conn, t *nftables.Table, s Set, id uint32, kept []elem
 // applyElements adds or deletes elements of one set, all at once; where that fails, one by one, to find out which.
 func applyElements(c *conn, ops []Op) []error {
 	errs := make([]error, len(ops))
-	err := changeElements(c, ops)
+	err := changeElements(c, ops, false)
 	if err == nil {
 		return errs
 	}
 	if len(ops) == 1 {
-		if ops[0].Verb == Del && gone(err) {
+		switch {
+		case ops[0].Verb == Del && gone(err):
 			err = nil
+		case ops[0].Verb == Put && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)) && ops[0].Obj.Spec.(Element).Value != "":
+			err = changeElements(c, ops, true)
 		}
 		errs[0] = err
 		return errs
@@ -116,7 +123,8 @@ func applyElements(c *conn, ops []Op) []error {
 	return errs
 }
 
-func changeElements(c *conn, ops []Op) error {
+// changeElements adds or deletes elements in one transaction; over: after those of their keys, which have other values, were deleted in it.
+func changeElements(c *conn, ops []Op, over bool) error {
 	t, err := tableOf(ops[0].Obj.Link)
 	if err != nil {
 		return err
@@ -128,7 +136,7 @@ func changeElements(c *conn, ops []Op) error {
 		if !ok {
 			return fmt.Errorf("no element: %v", o)
 		}
-		e, err := elementsOf(spec.Type, o.Obj.Dst)
+		e, err := elementsOf(spec.Type, o.Obj.Dst, spec.Value)
 		if err != nil {
 			return err
 		}
@@ -138,7 +146,12 @@ func changeElements(c *conn, ops []Op) error {
 	if err != nil {
 		return err
 	}
-	msgs := elementMsgs(ops[0].Verb, uint8(t.Family), t.Name, name, es)
+	at := setPlace{uint8(t.Family), t.Name, name}
+	msgs := at.messages(ops[0].Verb, es)
+	if over {
+		msgs = append(at.messages(Del, es), msgs...)
+	}
+	msgs = transaction(msgs)
 	errs := make([]error, len(msgs))
 	err = errors.Join(s.send(msgs, len(msgs)-2, errs, nil), errors.Join(errs...))
 	if err != nil {

@@ -96,7 +96,7 @@ func readOwnTable(ctx context.Context, s *socket, t tableID, ns string, out Stat
 			return err
 		}
 		for _, e := range textOf(set.Type, es) {
-			out.Add(Object{Key: Key{Kind: KindElement, NS: ns, Link: link + " " + set.Name, Dst: e}, Spec: Element{Type: set.Type}})
+			out.Add(Object{Key: Key{Kind: KindElement, NS: ns, Link: link + " " + set.Name, Dst: e.dst}, Spec: Element{Type: set.Type, Value: e.value}})
 		}
 	}
 	return nil
@@ -148,19 +148,36 @@ func readSets(ctx context.Context, s *socket, t tableID) ([]Set, error) {
 		if attr(m, unix.NFTA_SET_TABLE) != t.name {
 			continue
 		}
-		set := Set{Name: attr(m, unix.NFTA_SET_NAME), Type: SetAddr}
-		for typ, v := range nfAttributes(m) {
-			switch {
-			case len(v) != 4:
-			case typ == unix.NFTA_SET_FLAGS && binary.BigEndian.Uint32(v)&unix.NFT_SET_INTERVAL != 0:
-				set.Type = SetPrefix
-			case typ == unix.NFTA_SET_KEY_LEN && binary.BigEndian.Uint32(v) > 4:
-				set.Type = SetPort
-			}
-		}
+		set := Set{Name: attr(m, unix.NFTA_SET_NAME), Type: typeOf(m)}
 		out = append(out, set)
 	}
 	return out, nil
+}
+
+// typeOf finds the type of a set by what the kernel was told of it; one that weft never makes has none.
+func typeOf(m []byte) SetType {
+	var flags, key, data uint32
+	for typ, v := range nfAttributes(m) {
+		if len(v) != 4 {
+			continue
+		}
+		switch n := binary.BigEndian.Uint32(v); typ {
+		case unix.NFTA_SET_FLAGS:
+			flags = n
+		case unix.NFTA_SET_KEY_TYPE:
+			key = n
+		case unix.NFTA_SET_DATA_TYPE:
+			data = n
+		}
+	}
+	for _, t := range setTypes {
+		s, err := setOf(nil, Set{Type: t})
+		if err == nil && s.KeyType.GetNFTMagic() == key && s.Interval == (flags&unix.NFT_SET_INTERVAL != 0) &&
+			s.IsMap == (flags&unix.NFT_SET_MAP != 0) && (!s.IsMap || s.DataType.GetNFTMagic() == data) {
+			return t
+		}
+	}
+	return ""
 }
 
 func readElements(ctx context.Context, s *socket, t tableID, set string) ([]element, error) {

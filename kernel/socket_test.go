@@ -3,10 +3,11 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink/nl"
@@ -190,7 +191,7 @@ func FuzzParse(f *testing.F) {
 	q.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	q.AddData(portInfoAttr(Port{NoFlood: true}))
 	f.Add(q.Serialize())
-	for _, m := range elementMsgs(Put, 1, "weft", "s", []element{{key: []byte{1, 2, 3, 4}, end: true}}) {
+	for _, m := range transaction(setPlace{1, "weft", "s"}.messages(Put, []element{{key: []byte{1, 2, 3, 4}, data: []byte{5, 6, 7, 8}, end: true}})) {
 		f.Add(m.encode(1, true))
 	}
 	f.Fuzz(func(_ *testing.T, b []byte) {
@@ -202,7 +203,8 @@ func FuzzParse(f *testing.F) {
 			_, _ = parseRoute(m)
 			_, _ = parseNeigh(m)
 			es := parseElements(m)
-			for _, typ := range []SetType{SetAddr, SetPrefix, SetPort} {
+			_ = typeOf(m)
+			for _, typ := range setTypes {
 				_ = textOf(typ, es)
 			}
 		}
@@ -211,21 +213,62 @@ func FuzzParse(f *testing.F) {
 
 func TestElementsGoThroughTheirMessages(t *testing.T) {
 	for typ, texts := range map[SetType][]string{
-		SetAddr:   {"192.0.2.1", "0.0.0.0", "255.255.255.255"},
-		SetPrefix: {"10.0.0.0/24", "10.0.1.0/24", "10.64.0.0/10", "192.0.2.1/32", "240.0.0.0/4", "128.0.0.0/3"},
-		SetPort:   {"ep1 02:42:0a:00:00:02 10.0.0.2", "ep0123456789abc 02:42:0a:00:00:03 10.0.0.3"},
+		SetAddr:         {"192.0.2.1", "0.0.0.0", "255.255.255.255"},
+		SetAddr6:        {"2001:db8::1", "::", "ffff::ffff"},
+		SetPrefix:       {"10.0.0.0/24", "10.0.1.0/24", "10.64.0.0/10", "192.0.2.1/32", "240.0.0.0/4", "128.0.0.0/3"},
+		SetPrefix6:      {"fd00::/8", "2001:db8::/64", "2001:db8:0:1::/64", "2001:db8:1::/128", "ff00::/8"},
+		SetLink:         {"weft0", "br-0123456789ab"},
+		SetLinks:        {"weft0 weft0", "br-0123456789ab eth0"},
+		SetLinkAddr:     {"weft0 172.17.0.1"},
+		SetLinkAddr6:    {"weft0 fd00::1"},
+		SetPort:         {"ep1 02:42:0a:00:00:02 10.0.0.2", "ep0123456789abc 02:42:0a:00:00:03 10.0.0.3"},
+		SetPort6:        {"ep1 02:42:0a:00:00:02 fd00::2"},
+		SetTalk:         {"10.0.0.2 10.0.0.3 tcp 80", "10.0.0.2 10.0.0.3 udp 65535"},
+		SetTalk6:        {"fd00::2 fd00::3 tcp 80"},
+		MapService:      {"tcp 8080 : 10.0.0.2 80", "udp 53 : 10.0.0.3 5353"},
+		MapService6:     {"tcp 8080 : fd00::2 80"},
+		MapDestService:  {"192.0.2.1 tcp 8080 : 10.0.0.2 80"},
+		MapDestService6: {"2001:db8::1 tcp 8080 : fd00::2 80"},
+		MapMember:       {"0 : 10.0.0.2", "1 : 10.0.0.3"},
+		MapMember6:      {"0 : fd00::2"},
 	} {
 		var es []element
 		for _, text := range texts {
-			e, err := elementsOf(typ, text)
+			dst, value, _ := strings.Cut(text, " : ")
+			e, err := elementsOf(typ, dst, value)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", typ, err)
 			}
 			es = append(es, e...)
 		}
-		m := elementMsgs(Put, 1, "weft", "s", es)[1].(nfMsg)
-		if got := textOf(typ, parseElements(m.body)); fmt.Sprint(got) != fmt.Sprint(texts) {
+		m := setPlace{1, "weft", "s"}.messages(Put, es)[0].(nfMsg)
+		var got []string
+		for _, h := range textOf(typ, parseElements(m.body)) {
+			if h.value != "" {
+				h.dst += " : " + h.value
+			}
+			got = append(got, h.dst)
+		}
+		if !slices.Equal(got, texts) {
 			t.Errorf("%s: got %v", typ, got)
 		}
+	}
+}
+
+func TestElementsThatAreNoneAreRefused(t *testing.T) {
+	for text, typ := range map[string]SetType{
+		"": SetAddr, "10.0.0.1 10.0.0.2": SetAddr, "::ffff:10.0.0.1": SetAddr6, "fe80::1%eth0": SetAddr6, "fd00::1": SetAddr, "10.0.0.1": SetAddr6,
+		"10.0.0.1/24": SetPrefix, "0.0.0.0/0": SetPrefix, "fd00::/64": SetPrefix, "10.0.0.0/8": SetPrefix6,
+		"tcp 65536": MapService, "quic 443": MapService, "tcp -1": MapService, "ep 02:42:0a:00:00 10.0.0.2": SetPort, "a234567890123456": SetLink,
+	} {
+		if e, err := elementsOf(typ, text, "10.0.0.2 80"); err == nil {
+			t.Errorf("%q of type %s is taken for %v", text, typ, e)
+		}
+	}
+	if _, err := elementsOf(MapService, "tcp 80", ""); err == nil {
+		t.Error("a map's key without a value is taken")
+	}
+	if _, err := elementsOf("ip unicorn", "10.0.0.1 x", ""); err == nil {
+		t.Error("an unknown type is taken")
 	}
 }
