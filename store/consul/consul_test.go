@@ -3,15 +3,11 @@ package consul_test
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"weft/store"
 	"weft/store/consul"
@@ -22,42 +18,7 @@ import (
 // The servers are started once for the package.
 var single, three *server.Cluster
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	flag.Parse()
-	// The tests wait for servers, and for sessions of Consul's floor, more than they compute.
-	if err := flag.Set("test.parallel", "24"); err != nil {
-		panic(err)
-	}
-	dir, err := os.MkdirTemp("", "weft-consul-test-")
-	if err != nil {
-		panic(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	code := withServers(m, dir)
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
-	}
-	return code
-}
-
-// withServers runs the tests. The servers stop before leaks are looked for: with them end the connections of the tests' plain clients.
-func withServers(m *testing.M, dir string) int {
-	defer func() { _ = stopSecure() }()
-	for size, c := range map[int]**server.Cluster{1: &single, 3: &three} {
-		d, err := os.MkdirTemp(dir, "c")
-		if err != nil {
-			panic(err)
-		}
-		if *c, err = server.Start(context.Background(), server.Options{Kind: server.Consul, Size: size, Dir: d}); err != nil {
-			panic(err)
-		}
-		defer func() { _ = (*c).Stop() }()
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(server.Main(m, server.Consul, 24, &single, &three, stopSecure)) }
 
 func client(t testing.TB, c *server.Cluster, prefix string) store.Store {
 	t.Helper()

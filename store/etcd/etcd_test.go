@@ -3,15 +3,11 @@ package etcd_test
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"weft/store"
 	"weft/store/etcd"
@@ -22,36 +18,7 @@ import (
 // The servers are started once for the package.
 var single, three *server.Cluster
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	flag.Parse()
-	// The tests wait for servers more than they compute.
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err)
-	}
-	dir, err := os.MkdirTemp("", "weft-etcd-")
-	if err != nil {
-		panic(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	for size, c := range map[int]**server.Cluster{1: &single, 3: &three} {
-		d, err := os.MkdirTemp(dir, "c")
-		if err != nil {
-			panic(err)
-		}
-		if *c, err = server.Start(context.Background(), server.Options{Size: size, Dir: d}); err != nil {
-			panic(err)
-		}
-		defer func() { _ = (*c).Stop() }()
-	}
-	code := m.Run()
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
-	}
-	return code
-}
+func TestMain(m *testing.M) { os.Exit(server.Main(m, server.Etcd, 8, &single, &three, nil)) }
 
 func client(t *testing.T, c *server.Cluster, prefix string) store.Store {
 	t.Helper()

@@ -2,14 +2,10 @@ package zk_test
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"os"
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"weft/store"
 	"weft/store/storetest"
@@ -20,36 +16,7 @@ import (
 // The servers are started once for the package.
 var single, three *server.Cluster
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	flag.Parse()
-	// The tests wait for servers more than they compute.
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err)
-	}
-	dir, err := os.MkdirTemp("", "weft-zk-")
-	if err != nil {
-		panic(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	for size, c := range map[int]**server.Cluster{1: &single, 3: &three} {
-		d, err := os.MkdirTemp(dir, "c")
-		if err != nil {
-			panic(err)
-		}
-		if *c, err = server.Start(context.Background(), server.Options{Kind: server.ZooKeeper, Size: size, Dir: d}); err != nil {
-			panic(err)
-		}
-		defer func() { _ = (*c).Stop() }()
-	}
-	code := m.Run()
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
-	}
-	return code
-}
+func TestMain(m *testing.M) { os.Exit(server.Main(m, server.ZooKeeper, 8, &single, &three, nil)) }
 
 func client(t testing.TB, c *server.Cluster, prefix string) *zk.Store {
 	t.Helper()
