@@ -40,25 +40,27 @@ const (
 
 // Operations of a request.
 const (
-	opStart  = "start"  // the first, on the inherited socket: run the child
-	opAttach = "attach" // streams of the child, from now on
-	opExec   = "exec"   // one more process, with its streams
-	opWatch  = "watch"  // tell the exit
-	opSignal = "signal"
-	opResize = "resize"
-	opStop   = "stop" // signal, and after a time the end of everything
+	opStart   = "start"  // the first, on the inherited socket: run the child
+	opAttach  = "attach" // streams of the child, from now on
+	opExec    = "exec"   // one more process, with its streams
+	opWatch   = "watch"  // tell the exit
+	opSignal  = "signal"
+	opResize  = "resize"
+	opStop    = "stop"    // signal, and after a time the end of everything
+	opPublish = "publish" // hold these ports of the host, and no others; also before start, on the inherited socket
 )
 
 type request struct {
-	Version int    `json:"v"`
-	Op      string `json:"op"`
-	Spec    *Spec  `json:"spec,omitempty"`   // start, exec
-	Places  *place `json:"places,omitempty"` // start
-	Target  string `json:"target,omitempty"` // signal, resize: the exec that is meant; "": the child
-	Signal  int    `json:"signal,omitempty"`
-	Timeout int64  `json:"timeout_ms,omitempty"`
-	Rows    uint16 `json:"rows,omitempty"`
-	Columns uint16 `json:"columns,omitempty"`
+	Version int       `json:"v"`
+	Op      string    `json:"op"`
+	Spec    *Spec     `json:"spec,omitempty"`   // start, exec
+	Places  *place    `json:"places,omitempty"` // start
+	Target  string    `json:"target,omitempty"` // signal, resize: the exec that is meant; "": the child
+	Signal  int       `json:"signal,omitempty"`
+	Timeout int64     `json:"timeout_ms,omitempty"`
+	Rows    uint16    `json:"rows,omitempty"`
+	Columns uint16    `json:"columns,omitempty"`
+	Ports   []Forward `json:"ports,omitempty"` // publish
 }
 
 // place says where a sandbox's things are.
@@ -75,12 +77,13 @@ type place struct {
 }
 
 type reply struct {
-	Version int    `json:"v"`
-	Error   string `json:"error,omitempty"`
-	Code    int    `json:"code,omitempty"` // of a StartError
-	PID     int    `json:"pid,omitempty"`
-	Exec    string `json:"exec,omitempty"`  // names the new process in later requests
-	Ended   bool   `json:"ended,omitempty"` // the child had ended before
+	Version int        `json:"v"`
+	Error   string     `json:"error,omitempty"`
+	Code    int        `json:"code,omitempty"` // of a StartError
+	PID     int        `json:"pid,omitempty"`
+	Exec    string     `json:"exec,omitempty"`  // names the new process in later requests
+	Ended   bool       `json:"ended,omitempty"` // the child had ended before
+	Bind    *BindError `json:"bind,omitempty"`
 }
 
 func (r reply) err() error {
@@ -89,6 +92,8 @@ func (r reply) err() error {
 		return nil
 	case r.Code != 0:
 		return &StartError{Code: r.Code, Reason: r.Error}
+	case r.Bind != nil:
+		return r.Bind
 	case r.Ended:
 		return ErrNotRunning
 	}

@@ -9,6 +9,7 @@
 //
 //	<RunDir>/<id>/netns                        the network namespace, bound to a file
 //	<RunDir>/<id>/hosts,resolv.conf,hostname   what the child sees in /etc
+//	(host ports)                               held and served by the supervisor while they are published: listen*.go
 //	<RunDir>/<id>/lock,sock                    held and served by the supervisor as long as it lives
 //	<RunDir>/<id>/uts                          where there are no control groups: the namespace by which a sandbox's processes are known
 //	<StateDir>/<id>/log.json,log.json.1        what the child wrote, as docker's json-file does

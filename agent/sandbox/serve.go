@@ -92,6 +92,8 @@ func (s *supervisor) act(q request) error {
 			return err
 		}
 		return p.resize(q.Rows, q.Columns)
+	case opPublish:
+		return s.ports.set(q.Ports)
 	case opStop:
 		return s.stop(syscall.Signal(q.Signal), time.Duration(q.Timeout)*time.Millisecond)
 	}

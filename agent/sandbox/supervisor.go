@@ -48,6 +48,7 @@ type supervisor struct {
 	main    *process
 	held    *reader // of everything from the beginning; nil: the child is detached
 	socket  net.Listener
+	ports   *portSet // on the host
 
 	claimed  chan struct{} // closed when the first output need not wait for a reader any more
 	claim    sync.Once
@@ -80,11 +81,11 @@ func supervise() int {
 		return 1
 	}
 	l := &link{Conn: conn}
-	var q request
-	if err := l.receiveJSON(frameRequest, &q); err != nil {
+	s := &supervisor{claimed: make(chan struct{}), over: make(chan struct{}), execs: map[string]*process{}, ports: newPortSet(usualBounds())}
+	q, err := s.prepare(l)
+	if err != nil {
 		return 1
 	}
-	s := &supervisor{claimed: make(chan struct{}), over: make(chan struct{}), execs: map[string]*process{}}
 	if err := s.start(l, q); err != nil {
 		s.end()
 		_ = l.sendJSON(frameReply, replyTo(err))
@@ -96,6 +97,19 @@ func supervise() int {
 	shrink()
 	s.await()
 	return 0
+}
+
+// prepare takes the ports that are asked for before the child is, and returns the first other request.
+func (s *supervisor) prepare(l *link) (request, error) {
+	for {
+		var q request
+		if err := l.receiveJSON(frameRequest, &q); err != nil || q.Op != opPublish {
+			return q, err
+		}
+		if err := l.sendJSON(frameReply, replyTo(s.ports.set(q.Ports))); err != nil {
+			return q, err
+		}
+	}
 }
 
 // outliveSignals drops what would end the supervisor, and what it was started to ignore: a signal with a handler is the default again in
@@ -171,6 +185,7 @@ func replyTo(err error) reply {
 		r.Code = refused.Code
 	}
 	r.Ended = errors.Is(err, ErrNotRunning)
+	errors.As(err, &r.Bind)
 	return r
 }
 
@@ -204,6 +219,7 @@ func (s *supervisor) await() {
 	s.mu.Unlock()
 	s.starting.Wait() // so that nothing starts behind the end
 	s.end()
+	s.ports.close() // whoever is told of the end may take them
 	select {
 	case <-s.claimed:
 	case <-time.After(holdTime):
