@@ -12,8 +12,8 @@ import (
 	"weft/store/record"
 )
 
-// Networks returns all networks, by name, the built-in ones among them.
-func (a *Agent) Networks(ctx context.Context) ([]api.NetworkView, error) {
+// Networks returns all networks, by name, the built-in ones among them. With used, also what only the store knows of their endpoints.
+func (a *Agent) Networks(ctx context.Context, used bool) ([]api.NetworkView, error) {
 	a.awaitPicture(ctx)
 	p := a.follower.Picture()
 	var out []api.NetworkView
@@ -21,7 +21,7 @@ func (a *Agent) Networks(ctx context.Context) ([]api.NetworkView, error) {
 		out = append(out, api.NetworkView{Network: builtin(name), Builtin: true, Known: true})
 	}
 	for n := range p.Networks() {
-		out = append(out, a.networkView(ctx, p, n, false))
+		out = append(out, a.networkView(ctx, p, n, used))
 	}
 	slices.SortFunc(out, func(x, y api.NetworkView) int { return cmp.Compare(x.Name, y.Name) })
 	return out, nil

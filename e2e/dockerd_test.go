@@ -30,7 +30,8 @@ type dockerd struct {
 	c      *cluster
 	node   *lab.Node
 	dir    string
-	store  string // its --cluster-store
+	store  string   // its --cluster-store; "" where it has none
+	net    []string // how its own networks are; with none of that, it has none
 	cmd    *exec.Cmd
 	client *http.Client
 }
@@ -64,7 +65,7 @@ func newDockerd(c *cluster, name, store string) *dockerd {
 	d.client = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(d.dir, "d.sock"))
+			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket())
 		},
 	}}
 	c.t.Cleanup(func() { // while the lab is still there
@@ -77,6 +78,9 @@ func newDockerd(c *cluster, name, store string) *dockerd {
 	})
 	return d
 }
+
+// socket is where the daemon listens.
+func (d *dockerd) socket() string { return filepath.Join(d.dir, "d.sock") }
 
 // dockerdPath is Debian's daemon, or the one of $DOCKERD.
 func dockerdPath() string { return cmp.Or(os.Getenv("DOCKERD"), "dockerd") }
@@ -109,10 +113,16 @@ func (d *dockerd) launch() {
 	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(d.c.t, err)
 	defer log.Close()
-	d.cmd = exec.Command("tini", "--", "sh", "-c", inside, "sh", d.node.Name,
+	args := []string{"--", "sh", "-c", inside, "sh", d.node.Name,
 		dockerdPath(), "--data-root", filepath.Join(d.dir, "data"), "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
-		"-H", "unix://"+filepath.Join(d.dir, "d.sock"), "--cluster-store", d.store, "--cluster-advertise", d.node.Addr.String()+":2376",
-		"--storage-driver", "vfs", "--iptables=false", "--bridge", "none", "--cgroup-parent", d.group())
+		"-H", "unix://" + d.socket(), "--storage-driver", "vfs", "--cgroup-parent", d.group()}
+	if d.net == nil {
+		args = append(args, "--iptables=false", "--bridge", "none")
+	}
+	if d.store != "" {
+		args = append(args, "--cluster-store", d.store, "--cluster-advertise", d.node.Addr.String()+":2376")
+	}
+	d.cmd = exec.Command("tini", append(args, d.net...)...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
 	must(d.c.t, d.node.Start(d.cmd))

@@ -25,7 +25,8 @@ type Backend interface {
 // NetworkBackend is what the Networks service calls.
 type NetworkBackend interface {
 	CreateNetwork(ctx context.Context, r NetworkRequest) (record.NetworkID, []string, error)
-	Networks(ctx context.Context) ([]NetworkView, error)
+	// Networks lists all networks. With used, the endpoints of those that this host does not follow are read from the store.
+	Networks(ctx context.Context, used bool) ([]NetworkView, error)
 	Network(ctx context.Context, ref string) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (*record.Network, error)
 	Connect(ctx context.Context, target string, a AttachmentRequest) (record.EndpointID, error)

@@ -70,7 +70,7 @@ func (f *fake) CreateNetwork(_ context.Context, r api.NetworkRequest) (record.Ne
 	f.asked = r
 	return "n1", []string{"careful"}, f.err
 }
-func (f *fake) Networks(context.Context) ([]api.NetworkView, error) { return f.networks, f.err }
+func (f *fake) Networks(context.Context, bool) ([]api.NetworkView, error) { return f.networks, f.err }
 func (f *fake) Network(_ context.Context, ref string) (api.NetworkView, error) {
 	f.asked = ref
 	if f.err != nil {

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,9 +12,10 @@ import (
 // Filters are Docker's: values of one key are alternatives (labels: all must hold), keys are combined.
 
 func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
+	patterns := namePatterns(fs)
 	check := map[string]func(v NetworkView, value string) bool{
 		"id":     func(v NetworkView, s string) bool { return strings.HasPrefix(string(v.ID), s) },
-		"name":   func(v NetworkView, s string) bool { return strings.Contains(v.Name, s) },
+		"name":   func(v NetworkView, s string) bool { return patterns.match(s, v.Name) },
 		"driver": func(v NetworkView, s string) bool { return v.Driver == s },
 		"scope":  func(v NetworkView, s string) bool { return v.Scope == s },
 		"type":   func(v NetworkView, s string) bool { return v.Builtin == (s == "builtin") },
@@ -37,6 +40,32 @@ func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
 		}
 	}
 	return matcher(fs, check), nil
+}
+
+// asks tells whether one of the filters is of a key.
+func asks(fs []*weftv1.Filter, key string) bool {
+	return slices.ContainsFunc(fs, func(f *weftv1.Filter) bool { return f.Key == key })
+}
+
+// patternSet holds the values of name filters as regular expressions, as far as they are some.
+type patternSet map[string]*regexp.Regexp
+
+func namePatterns(fs []*weftv1.Filter) patternSet {
+	out := patternSet{}
+	for _, f := range fs {
+		if f.Key == "name" && len(f.Value) <= maxPattern {
+			out[f.Value], _ = regexp.Compile(f.Value) // one that is none is a text
+		}
+	}
+	return out
+}
+
+// maxPattern bounds a pattern, in bytes: no name is longer.
+const maxPattern = 253
+
+// match is Docker's: the name contains the text, or matches it.
+func (p patternSet) match(text, name string) bool {
+	return strings.Contains(name, text) || p[text] != nil && p[text].MatchString(name)
 }
 
 func endpointFilter(fs []*weftv1.Filter) (func(EndpointView) bool, error) {

@@ -36,7 +36,7 @@ func (n *networks) ListNetworks(ctx context.Context, r *weftv1.ListNetworksReque
 	if err != nil {
 		return nil, err
 	}
-	views, err := n.b.Networks(ctx)
+	views, err := n.b.Networks(ctx, asks(r.Filters, "dangling"))
 	if err != nil {
 		return nil, err
 	}

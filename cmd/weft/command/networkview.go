@@ -85,6 +85,9 @@ func networkView(r *weftv1.InspectNetworkResponse, verbose bool) inspectedNetwor
 		Internal: n.Internal, Attachable: n.Attachable, Containers: map[string]containerView{},
 		Options: filled(n.Options), Labels: filled(n.Labels),
 	}
+	if !n.Builtin { // as docker, which asks nobody about those
+		v.IPAM.Options = filled(n.IpamOptions)
+	}
 	for _, p := range n.Pools {
 		v.IPAM.Config = append(v.IPAM.Config, poolView{Subnet: p.Subnet, IPRange: p.IpRange, Gateway: p.Gateway, AuxiliaryAddresses: p.AuxAddresses})
 	}

@@ -29,7 +29,7 @@ func (c *cli) networkPrune() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !force && !c.confirm("WARNING! This will remove all custom networks not used by at least one sandbox or container.\nAre you sure you want to continue? [y/N] ") {
+			if !force && !c.confirm("WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue? [y/N] ") {
 				return nil
 			}
 			return c.prune(cmd.Context(), f.list, choose)

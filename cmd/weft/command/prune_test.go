@@ -13,7 +13,7 @@ import (
 	weftv1 "weft/proto/weft/v1"
 )
 
-const question = "WARNING! This will remove all custom networks not used by at least one sandbox or container.\nAre you sure you want to continue? [y/N] "
+const question = "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue? [y/N] "
 
 func TestPrune(t *testing.T) {
 	tests := []struct {
