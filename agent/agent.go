@@ -42,14 +42,16 @@ type Agent struct {
 	kernel    *kernel.Kernel
 	runner    *sandbox.Host
 	dns       *dnssvc.Service
-	follower  *follow.Follower
-	registry  *registry.Registry
+	follower  *follow.Follower   // the cluster's
+	registry  *registry.Registry // the cluster's
+	global    *scope
+	local     *scope
+	sight     sight
 	member    *member
 	boxes     *boxes
 	addresses *addresses
 	uses      *uses
 	loop      *loop
-	publisher *publisher
 
 	underlay underlay
 	started  time.Time
@@ -131,13 +133,23 @@ func (a *Agent) live(ctx context.Context) error {
 		return err
 	}
 	defer closeStore()
+	closeLocal, err := a.openLocal(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeLocal()
 	if err := a.wire(id); err != nil {
 		return err
 	}
 	a.reopenNames(ctx) // before anyone is told that the agent is there
 	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.storeName(), "vtep", a.underlay.vtep.String())
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd is no error
-	return a.tend(ctx, func(ctx context.Context) error { return api.Serve(ctx, listener, a, a.log) })
+	return a.tend(ctx, func(ctx context.Context) error {
+		if err := a.ensureDefault(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("cannot make the default network yet; it is tried again when a sandbox needs it", "error", err)
+		}
+		return api.Serve(ctx, listener, a, a.log)
+	})
 }
 
 // tend runs all goroutines of the agent until ctx ends or one of them cannot go on, and waits for them.
@@ -154,8 +166,10 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 		}()
 	}
 	run(a.follower.Run)
+	run(a.local.follower.Run)
 	run(a.member.run)
-	run(a.publisher.run)
+	run(a.global.publisher.run)
+	run(a.local.publisher.run)
 	run(a.loop.run)
 	run(a.mover.run)
 	run(a.keepPicture)
@@ -216,7 +230,7 @@ func (a *Agent) keepPicture(ctx context.Context) {
 		if c := a.follower.Picture().Cluster(); c != nil && c.History != history { // the records were put where they are
 			history = c.History
 			a.member.lookAgain()
-			a.publisher.kick()
+			a.global.publisher.kick()
 		}
 		a.savePicture(saved)
 	}
@@ -264,15 +278,13 @@ func (a *Agent) facts(context.Context) (record.Host, error) {
 	if err != nil {
 		return record.Host{}, err
 	}
-	routes, err := a.kernel.Routes()
+	routes, err := a.hostRoutes()
 	if err != nil {
 		return record.Host{}, err
 	}
-	h := record.Host{Name: a.cfg.HostName, Advertise: a.underlay.advertise, VTEP: a.underlay.vtep, MTU: mtu}
-	for _, r := range routes {
-		h.Routes = append(h.Routes, record.Route{Prefix: r.Prefix, Link: r.Link})
-	}
-	return h, nil
+	return record.Host{
+		Name: a.cfg.HostName, Advertise: a.underlay.advertise, VTEP: a.underlay.vtep, MTU: mtu, Routes: append(routes, a.localRoutes()...),
+	}, nil
 }
 
 // settings is what rendering needs beside the records.
@@ -290,13 +302,17 @@ func (a *Agent) locals() map[record.NetworkID]presence {
 }
 
 // mayWrite: nothing is written to the kernel before the store has told of the networks that this host uses, or has had its time to and the
-// last life's picture must do.
+// last life's picture must do. A host that uses none of the cluster's networks waits for nothing.
 func (a *Agent) mayWrite() bool {
+	following := a.follower.Following()
+	if len(following) == 0 {
+		return true
+	}
 	synced := a.follower.Synced(store.Meta)
-	for _, id := range a.follower.Following() {
+	for _, id := range following {
 		synced = synced && a.follower.Synced(record.NetPartition(id))
 	}
-	return synced || a.clock.Now().Sub(a.started) > seedPatience && (a.follower.Picture().Rev(store.Meta) > 0 || len(a.boxes.snapshot()) == 0)
+	return synced || a.clock.Now().Sub(a.started) > seedPatience && a.follower.Picture().Rev(store.Meta) > 0
 }
 
 func (a *Agent) applied(p *record.Snapshot, failed map[string]error) {
@@ -314,7 +330,7 @@ func (a *Agent) trouble() []string {
 	var out []string
 	for id, err := range a.troubles {
 		name := record.ShortID(id)
-		if n, ok := a.follower.Picture().Network(record.NetworkID(id)); ok {
+		if n, ok := a.picture().Network(record.NetworkID(id)); ok {
 			name = n.Name
 		}
 		out = append(out, "network "+name+": "+err.Error())

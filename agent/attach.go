@@ -29,9 +29,9 @@ import (
 // network finds a network of the cluster by reference. One that the picture does not have yet is looked for in the store, so that what
 // another host has just made can be used here at once.
 func (a *Agent) network(ctx context.Context, ref string) (*record.Network, error) {
-	n, err := a.follower.Picture().FindNetwork(ref)
+	n, err := a.picture().FindNetwork(ref)
 	if errors.Is(err, record.ErrNotFound) && a.learn(ctx, ref) {
-		n, err = a.follower.Picture().FindNetwork(ref)
+		n, err = a.picture().FindNetwork(ref)
 	}
 	switch {
 	case errors.Is(err, record.ErrNotFound):
@@ -56,7 +56,8 @@ func (a *Agent) learn(ctx context.Context, name string) bool {
 // attach gives a sandbox that is up an endpoint in the attachment's network. want.Endpoint is the one that it had before, if any. After an
 // error nothing is left of it. The caller has the sandbox's turn.
 func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Network, want record.Attachment) (record.EndpointID, error) {
-	as, err := a.member.claim(ctx)
+	sc := a.scopeOf(n.ID)
+	as, err := sc.claim(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -67,8 +68,8 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 	defer a.uses.hold(n.ID)()
 	known, cancel := context.WithTimeout(ctx, joinPatience) // the session may not know yet that the store is gone
 	defer cancel()
-	if err := a.follower.WaitSynced(known, partition); err != nil {
-		return "", a.member.explain(fmt.Errorf("read the endpoints of network %s: %w", n.Name, err))
+	if err := sc.follower.WaitSynced(known, partition); err != nil {
+		return "", sc.explain(fmt.Errorf("read the endpoints of network %s: %w", n.Name, err))
 	}
 	if want.Endpoint == "" {
 		want.Endpoint = record.EndpointID(registry.NewID())
@@ -89,7 +90,7 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 
 // attachOnce tries one address.
 func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.SandboxID, n *record.Network, want record.Attachment, preferred netip.Addr, near bool) error {
-	net, _ := a.follower.Picture().Net(n.ID)
+	net, _ := a.picture().Net(n.ID)
 	s, ok := a.boxes.get(id)
 	if !ok {
 		return api.Refuse(api.NotFound, "No such sandbox: %s", id)
@@ -134,7 +135,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	want.Intent = false
 	setAttachment(next, want)
 	a.boxes.show(next)
-	a.publisher.confirm(id)
+	a.scopeOf(n.ID).publisher.confirm(id)
 	return a.moveDefault(ctx, s, next, n.ID)
 }
 
@@ -164,7 +165,7 @@ func (a *Agent) announce(ctx context.Context, as registry.Actor, n *record.Netwo
 	defer stop()
 	rev, err := a.writeEndpoint(claim, as, ep)
 	if err != nil {
-		return kindOf(a.member.explain(err))
+		return kindOf(a.scopeOf(n.ID).explain(err))
 	}
 	seen, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -176,12 +177,13 @@ func (a *Agent) announce(ctx context.Context, as registry.Actor, n *record.Netwo
 
 // writeEndpoint creates the endpoint, or brings the one that a stopped sandbox had kept up to date.
 func (a *Agent) writeEndpoint(ctx context.Context, as registry.Actor, ep *record.Endpoint) (store.Rev, error) {
-	if net, ok := a.follower.Picture().Net(ep.Network); ok {
+	sc := a.scopeOf(ep.Network)
+	if net, ok := sc.follower.Picture().Net(ep.Network); ok {
 		if _, kept := net.Endpoint(ep.ID); kept {
-			return a.registry.UpdateEndpoint(ctx, as, ep.Network, ep.ID, func(r *record.Endpoint) { become(r, ep) })
+			return sc.registry.UpdateEndpoint(ctx, as, ep.Network, ep.ID, func(r *record.Endpoint) { become(r, ep) })
 		}
 	}
-	return a.registry.CreateEndpoint(ctx, as, ep)
+	return sc.registry.CreateEndpoint(ctx, as, ep)
 }
 
 // become gives r what ep says; fields that this version does not know stay.
@@ -212,7 +214,7 @@ func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want
 
 // fits refuses a network whose packets this host's underlay cannot carry.
 func (a *Agent) fits(n *record.Network) error {
-	if mtu := a.member.self().MTU; mtu > 0 && n.MTU > mtu-50 {
+	if mtu := a.member.self().MTU; n.Driver == "overlay" && mtu > 0 && n.MTU > mtu-50 {
 		return api.Refuse(api.InUse, "network %s has MTU %d, and this host's underlay carries %d only, of which tunnels need 50: raise the MTU of the interface, or make the network with -o %s=%d",
 			n.Name, n.MTU, mtu, registry.OptMTU, mtu-50)
 	}
@@ -236,7 +238,7 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 	if err != nil { // the journal still calls it an intent, which the next life undoes; what the store has of it goes as an orphan
 		a.boxes.show(back)
 	}
-	a.publisher.kick()
+	a.scopeOf(n.ID).publisher.kick()
 	return errors.Join(err, a.letGo(ctx, n.ID))
 }
 
@@ -258,7 +260,7 @@ func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.Network
 	a.addresses.rest(id, at.Addrs...)
 	defer a.uses.hold(id)()
 	err := errors.Join(a.letGo(ctx, id), a.moveDefault(ctx, s, next, id))
-	a.publisher.flush(ctx)
+	a.scopeOf(id).publisher.flush(ctx)
 	return err
 }
 
@@ -275,6 +277,9 @@ func (a *Agent) letGo(ctx context.Context, id record.NetworkID) error {
 func (a *Agent) hostName(id record.HostID) string {
 	if h, ok := a.follower.Picture().Host(id); ok {
 		return h.Name
+	}
+	if id == a.member.identity().Host {
+		return a.cfg.HostName
 	}
 	return record.ShortID(id)
 }

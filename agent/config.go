@@ -113,6 +113,7 @@ func advertised(s string) (where string, port uint16, err error) {
 
 func (c *Config) netnsDir() string   { return filepath.Join(c.RunDir, "netns") }
 func (c *Config) journalDB() string  { return filepath.Join(c.StateDir, "journal.db") }
+func (c *Config) networksDB() string { return filepath.Join(c.StateDir, "networks.db") }
 func (c *Config) etcdDir() string    { return filepath.Join(c.StateDir, "etcd") }
 func (c *Config) sandboxDir() string { return filepath.Join(c.RunDir, "sandboxes") }
 func (c *Config) storeName() string {

@@ -42,6 +42,10 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 	if len(s.Ports) > 0 || s.PublishAll {
 		return nil, api.Refuse(api.Unsupported, "ports are not published yet")
 	}
+	as, err := a.orDefault(ctx, s, as)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range as {
 		n, at, err := a.attachment(ctx, s.Name, r)
 		if err != nil {
@@ -69,8 +73,6 @@ func checkMode(s *record.Sandbox, as []api.AttachmentRequest) error {
 		return api.Refuse(api.Invalid, "unknown network mode %q: it is host or none", s.NetworkMode)
 	case s.NetworkMode != "" && len(as) > 0:
 		return api.Refuse(api.Invalid, "conflicting options: network %s cannot go with other networks", s.NetworkMode)
-	case s.NetworkMode == "" && len(as) == 0:
-		return api.Refuse(api.Unsupported, "no network was given, and the default bridge network is not supported yet: add --network NAME, or --network none or host")
 	}
 	return nil
 }
@@ -80,7 +82,7 @@ func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentReq
 	at := record.Attachment{
 		Aliases: uniqueAliases(r.Aliases), Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
 	}
-	n, err := a.network(ctx, r.Network)
+	n, err := a.joinable(ctx, r)
 	if err != nil {
 		return nil, at, err
 	}
@@ -188,7 +190,7 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 // networkOf returns an attachment's network. One that the picture does not have is gone for sure only when the store has said what there is: an
 // agent that has just started may have an older picture.
 func (a *Agent) networkOf(ctx context.Context, s *record.Sandbox, at record.Attachment) (*record.Network, error) {
-	if n, ok := a.follower.Picture().Network(at.Network); ok {
+	if n, ok := a.picture().Network(at.Network); ok {
 		return n, nil
 	}
 	if _, err := a.member.claim(ctx); err != nil {
@@ -246,7 +248,7 @@ func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why 
 		}
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
-	a.publisher.flush(ctx)
+	a.flush(ctx, s)
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), false))...)
 }
 
@@ -268,7 +270,7 @@ func (a *Agent) forget(ctx context.Context, s *record.Sandbox) error {
 		defer a.uses.hold(at.Network)()
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
-	a.publisher.flush(ctx)
+	a.flush(ctx, s)
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), true))...)
 }
 

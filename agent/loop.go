@@ -39,7 +39,7 @@ type loopConfig struct {
 	log      *slog.Logger
 	clock    Clock
 	exec     kernel.Executor
-	follower *follow.Follower
+	sight    sight
 	settings func() overlay.Settings
 	locals   func() map[record.NetworkID]presence
 	ready    func() bool                              // false: nothing may be written yet; asked until it says yes once
@@ -110,7 +110,8 @@ func (l *loop) run(ctx context.Context) {
 		case <-resync:
 			l.fresh, resync = false, l.clock.After(resyncEvery)
 		case <-retry:
-		case <-l.follower.Wake():
+		case <-l.sight.global.Wake():
+		case <-l.sight.local.Wake():
 		case <-l.lane.done:
 			rs = l.afterLane()
 		case r := <-l.requests:
@@ -161,8 +162,8 @@ func (l *loop) pass(ctx context.Context, rs []request) {
 	}
 	rs, l.early = append(l.early, rs...), nil
 	settings := l.settings()
-	dirty, picture := l.follower.TakeDirty()
-	v := view{settings: settings, picture: picture, locals: l.locals()}
+	dirty, picture := l.sight.TakeDirty()
+	v := newView(settings, picture, l.locals())
 	if !l.fresh {
 		l.readAll(ctx, v)
 	}
@@ -215,15 +216,16 @@ func (l *loop) serve(ctx context.Context, v view, r request) error {
 	if r.endpoint != "" && ok && l.built(r.network) {
 		for _, p := range n.Ports {
 			if p.Endpoint.ID == r.endpoint {
-				return l.apply(ctx, r.network, kernel.Missing(overlay.RenderPort(v.settings, n, p), l.have[r.network]))
+				return l.apply(ctx, r.network, kernel.Missing(v.renderPort(n, p), l.have[r.network]))
 			}
 		}
 	}
-	err := l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
-	if err == nil && ok {
-		err = l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true}) // its uplink's rules
+	if ok { // the rules that it relies on come first
+		if err := l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true}); err != nil {
+			return err
+		}
 	}
-	return err
+	return l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
 }
 
 // errLeaving says that something of the same key is still in the lane.

@@ -31,7 +31,9 @@ type site struct {
 	t        testing.TB
 	kernel   *fake.Kernel
 	client   *memory.Client
+	disk     *memory.Client
 	follower *follow.Follower
+	own      *follow.Follower // of this host's own networks
 	*loop
 
 	mu     sync.Mutex // guards what follows
@@ -46,6 +48,8 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 	log := slog.New(slog.DiscardHandler)
 	s := &site{t: t, kernel: k, client: w.Client(), boxes: boxMap(bs...), begin: true}
 	s.follower = follow.New(follow.Config{Store: s.client, Log: log})
+	s.disk = memory.New().Client()
+	s.own = follow.New(follow.Config{Store: s.disk, Log: log})
 	for _, b := range bs {
 		k.AddNamespace("/ns/" + string(b.ID))
 		for _, at := range b.Attachments {
@@ -53,7 +57,7 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 		}
 	}
 	s.loop = newLoop(loopConfig{
-		log: log, clock: machineClock{}, exec: k, follower: s.follower,
+		log: log, clock: machineClock{}, exec: k, sight: sight{s.follower, s.own},
 		settings: func() overlay.Settings {
 			return overlay.Settings{Self: self, VTEP: ip("192.0.2.1"), VXLANPort: 4789, NetnsDir: testDir}
 		},
@@ -76,11 +80,12 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.follower.Run(ctx) })
+	wg.Go(func() { s.own.Run(ctx) })
 	wg.Go(func() { s.loop.run(ctx) })
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		wg.Wait()
-		if err := s.client.Close(); err != nil {
+		if err := errors.Join(s.client.Close(), s.disk.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -141,7 +146,7 @@ func pass(d time.Duration) {
 // holds compares the kernel with what the picture and the sandboxes ask for.
 func (s *site) holds(what string) {
 	s.t.Helper()
-	v := view{settings: s.settings(), picture: s.follower.Picture(), locals: s.locals()}
+	v := newView(s.settings(), s.sight.Picture(), s.locals())
 	want := v.want(hostPart)
 	for id := range v.locals {
 		maps.Copy(want, v.want(id))

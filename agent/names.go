@@ -14,7 +14,7 @@ func (a *Agent) reachable() *record.Snapshot {
 	if p := a.appliedPicture.Load(); p != nil {
 		return p
 	}
-	return a.follower.Picture()
+	return a.picture()
 }
 
 // usable tells whether DNS may answer with an endpoint: one of this host as long as its sandbox is up here, another's as long as its host

@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 
 	"weft/agent/api"
+	"weft/agent/registry"
 	"weft/ipam"
 	"weft/store"
 	"weft/store/record"
@@ -17,79 +20,128 @@ func checkIP(n *record.Network, a netip.Addr) error {
 	return nil
 }
 
-// CreateNetwork makes a network and waits until this host has it in its picture.
+// CreateNetwork makes a network and waits until this host has it in its picture, and a local one in its kernel. After an error there is none.
 func (a *Agent) CreateNetwork(ctx context.Context, r api.NetworkRequest) (record.NetworkID, []string, error) {
 	if err := checkNetworkRequest(&r); err != nil {
 		return "", nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	as, err := a.member.claim(ctx)
+	if r.Spec.Driver == bridgeDriver {
+		n, err := a.createLocal(ctx, r.Spec)
+		if err != nil {
+			return "", nil, err
+		}
+		return n.ID, nil, nil
+	}
+	as, err := a.global.claim(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	n, rev, warnings, err := a.registry.CreateNetwork(ctx, as, r.Spec)
+	n, rev, warnings, err := a.global.registry.CreateNetwork(ctx, as, r.Spec)
 	if err != nil {
-		return "", nil, kindOf(a.member.explain(err))
+		return "", nil, kindOf(a.global.explain(err))
 	}
-	if err := a.follower.WaitRev(ctx, store.Meta, rev); err != nil {
+	if err := a.global.follower.WaitRev(ctx, store.Meta, rev); err != nil {
 		a.log.Debug("own network not seen yet", "network", n.Name, "error", err)
 	}
 	return n.ID, warnings, nil
 }
 
-func checkNetworkRequest(r *api.NetworkRequest) error {
-	switch {
-	case r.Spec.Driver == "" || r.Spec.Driver == "bridge":
-		return api.Refuse(api.Unsupported, "the bridge driver is not supported yet: create the network with -d overlay")
-	case r.Spec.Driver != "overlay":
-		return api.Refuse(api.Invalid, "could not resolve driver %q: weft has overlay", r.Spec.Driver)
-	case r.Ingress:
-		return api.Refuse(api.Unsupported, "--ingress: this node is not in swarm mode; weft has no ingress network, publish ports on the sandboxes instead")
-	case r.IPv6:
-		return api.Refuse(api.Unsupported, "--ipv6: this version supports IPv4 only")
-	case r.ConfigOnly || r.ConfigFrom != "":
-		return api.Refuse(api.Unsupported, "--config-only and --config-from are not supported yet")
-	case r.IPAMDriver != "" && r.IPAMDriver != "default":
-		return api.Refuse(api.Unsupported, "could not resolve IPAM driver %q: weft has default", r.IPAMDriver)
-	case r.Scope != "" && r.Scope != "global" && r.Scope != "local":
-		return api.Refuse(api.Invalid, "invalid scope %q: it is local or global", r.Scope)
-	case r.Scope == "local":
-		return api.Refuse(api.Invalid, "an overlay network has scope global")
+// createLocal makes a network of this host alone, with its bridge.
+func (a *Agent) createLocal(ctx context.Context, spec registry.NetworkSpec) (*record.Network, error) {
+	if err := a.bridgeIsFree(spec); err != nil {
+		return nil, err
 	}
-	return nil
+	n, err := a.recordLocal(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.loop.do(ctx, n.ID, ""); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("make the bridge of network %s: %w", n.Name, err), a.dropLocal(undo, n.ID))
+	}
+	return n, nil
+}
+
+// recordLocal writes a local network's record and follows it.
+func (a *Agent) recordLocal(ctx context.Context, spec registry.NetworkSpec) (*record.Network, error) {
+	n, rev, _, err := a.local.registry.CreateNetwork(ctx, a.localActor(), spec)
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	a.local.follower.Follow(n.ID)
+	if err := a.local.follower.WaitRev(ctx, store.Meta, rev); err != nil {
+		return nil, fmt.Errorf("read network %s back: %w", n.Name, err)
+	}
+	return n, a.local.follower.WaitSynced(ctx, record.NetPartition(n.ID))
+}
+
+// bridgeIsFree refuses a bridge that something else in this host has the name of.
+func (a *Agent) bridgeIsFree(spec registry.NetworkSpec) error {
+	name := spec.Options[registry.OptBridgeName]
+	if name == "" {
+		return nil
+	}
+	l, taken, err := a.kernel.HostLink(name)
+	if err != nil || !taken || l.Ours {
+		return err
+	}
+	return api.Refuse(api.Exists, "bridge name %s (option %s) is taken: this host has an interface of that name (%s) that is not weft's", name, registry.OptBridgeName, l.Kind)
 }
 
 // RemoveNetwork removes a network that no endpoint uses.
 func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network, error) {
-	if builtin(ref) != nil || ref == "bridge" {
-		return nil, api.Refuse(api.InUse, "%s is a pre-defined network and cannot be removed", ref)
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	n, err := a.network(ctx, ref)
-	if err != nil {
-		return nil, err
+	n := builtin(ref)
+	if n == nil {
+		var err error
+		if n, err = a.network(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
+	if isBuiltin(n) {
+		return nil, api.Refuse(api.InUse, "%s is a pre-defined network and cannot be removed", n.Name)
 	}
 	for _, s := range a.boxes.snapshot() { // one that was created and never started has no endpoint yet
 		if _, uses := s.Attachment(n.ID); uses {
 			return nil, api.Refuse(api.InUse, "network %s id %s has active endpoints: %s on this host (%s)", n.Name, n.ID, s.Name, s.Status)
 		}
 	}
-	as, err := a.member.claim(ctx)
+	sc := a.scopeOf(n.ID)
+	if sc == a.local {
+		return n, a.dropLocal(ctx, n.ID)
+	}
+	as, err := sc.claim(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a.publisher.removing(n.ID, true)
-	defer a.publisher.removing(n.ID, false)
-	rev, err := a.registry.RemoveNetwork(ctx, as, n.ID)
+	return n, a.removeFrom(ctx, sc, as, n.ID)
+}
+
+// removeFrom takes a network's record out of its scope.
+func (a *Agent) removeFrom(ctx context.Context, sc *scope, as registry.Actor, id record.NetworkID) error {
+	sc.publisher.removing(id, true)
+	defer sc.publisher.removing(id, false)
+	rev, err := sc.registry.RemoveNetwork(ctx, as, id)
 	if err != nil {
-		return nil, kindOf(a.member.explain(err))
+		return kindOf(sc.explain(err))
 	}
 	if rev > 0 {
-		_ = a.follower.WaitRev(ctx, store.Meta, rev) // it is gone; this host's picture will have it in a moment
+		_ = sc.follower.WaitRev(ctx, store.Meta, rev) // it is gone; this host's picture will have it in a moment
 	}
-	return n, nil
+	return nil
+}
+
+// dropLocal removes a network of this host, and its bridge.
+func (a *Agent) dropLocal(ctx context.Context, id record.NetworkID) error {
+	if err := a.removeFrom(ctx, a.local, a.localActor(), id); err != nil {
+		return err
+	}
+	a.local.follower.Unfollow(id)
+	return a.letGo(ctx, id)
 }
 
 // Connect adds a network to a sandbox; to one that is stopped, for its next start.
@@ -168,7 +220,7 @@ func (a *Agent) Disconnect(ctx context.Context, ref, target string, force bool) 
 
 // elsewhere says on which host a sandbox is that this host does not have.
 func (a *Agent) elsewhere(n *record.Network, target string, force bool, err error) error {
-	net, ok := a.follower.Picture().Net(n.ID)
+	net, ok := a.picture().Net(n.ID)
 	if !ok {
 		return err
 	}
@@ -180,15 +232,4 @@ func (a *Agent) elsewhere(n *record.Network, target string, force bool, err erro
 		return api.Refuse(api.NotFound, "sandbox %s runs on host %s: run the command there", target, a.hostName(ep.Host))
 	}
 	return err
-}
-
-// builtin returns the record that stands for a pre-defined network.
-func builtin(name string) *record.Network {
-	switch name {
-	case "host":
-		return &record.Network{ID: "5ccb84048df26b652a5cb10ea96616fe3a6ff43ae6dbb192942035b8e42912dd", Name: "host", Driver: "host", Scope: "local", State: record.Active}
-	case "none":
-		return &record.Network{ID: "97491fe5baee80b1b82bd266ca596d7750a402baaf113e79fb5031f42c975253", Name: "none", Driver: "null", Scope: "local", State: record.Active}
-	}
-	return nil
 }

@@ -10,11 +10,10 @@ import (
 
 	"weft/agent/journal"
 	"weft/agent/registry"
-	"weft/store/follow"
 	"weft/store/record"
 )
 
-// publisher makes the store follow this host's sandboxes: releases that the store has not heard of, endpoints whose records say something
+// publisher makes one scope's store follow this host's sandboxes: releases that the store has not heard of, endpoints whose records say something
 // else than the sandbox, removals of networks that a dead host left half done. It runs after each change, after each joining, and now
 // and then. Where the store is away it does nothing, and nothing is lost: what it has to do follows from the journal.
 type publisher struct {
@@ -32,14 +31,13 @@ type publisher struct {
 }
 
 type publisherConfig struct {
-	log      *slog.Logger
-	clock    Clock
-	journal  *journal.Journal
-	registry *registry.Registry
-	follower *follow.Follower
-	boxes    *boxes
-	member   *member
-	undo     func(context.Context, *record.Sandbox, record.Attachment) error // of an intent that was never announced
+	log     *slog.Logger
+	clock   Clock
+	journal *journal.Journal
+	boxes   *boxes
+	*scope                                                                  // whose records it writes
+	mine    func(record.NetworkID) bool                                     // a network is of this scope
+	undo    func(context.Context, *record.Sandbox, record.Attachment) error // of an intent that was never announced
 }
 
 const (
@@ -56,7 +54,7 @@ func newPublisher(cfg publisherConfig) *publisher {
 	}
 	for _, s := range cfg.boxes.snapshot() {
 		for _, at := range s.Attachments {
-			if at.Intent {
+			if at.Intent && cfg.mine(at.Network) {
 				p.inherited[at.Endpoint] = s.ID
 			}
 		}
@@ -80,7 +78,7 @@ func (p *publisher) flush(ctx context.Context) {
 	n := p.kick()
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	for p.member.joined() {
+	for p.joined() {
 		p.mu.Lock()
 		done, changed := p.passes >= n, p.changed
 		p.mu.Unlock()
@@ -165,15 +163,15 @@ func (p *publisher) confirmOne(ctx context.Context, id record.SandboxID) error {
 // unsettled tells that a pass could not look at everything yet: the store has not told of all networks that this host uses.
 func (p *publisher) unsettled() bool {
 	unread := func(id record.NetworkID) bool { return !p.follower.Synced(record.NetPartition(id)) }
-	return p.member.joined() && p.follower.Doubt() == nil && (len(p.inherited) > 0 || slices.ContainsFunc(p.follower.Following(), unread))
+	return p.joined() && p.follower.Doubt() == nil && (len(p.inherited) > 0 || slices.ContainsFunc(p.follower.Following(), unread))
 }
 
 // pass does everything that is to be done, as far as the store lets it.
 func (p *publisher) pass(ctx context.Context) error {
-	if !p.member.joined() || p.follower.Doubt() != nil {
+	if !p.joined() || p.follower.Doubt() != nil {
 		return nil
 	}
-	as, err := p.member.claim(ctx)
+	as, err := p.claim(ctx)
 	if err != nil {
 		return nil // it has just gone; the next joining wakes us
 	}
@@ -191,6 +189,9 @@ func (p *publisher) release(ctx context.Context, as registry.Actor) error {
 	var done []record.EndpointID
 	var errs []error
 	for _, r := range rs {
+		if !p.mine(r.Network) {
+			continue
+		}
 		if p.wanted(r.Endpoint) {
 			done = append(done, r.Endpoint) // taken up again meanwhile
 			continue

@@ -140,20 +140,29 @@ func (a *Agent) wire(id journal.Identity) error {
 		return err
 	}
 	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
-	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now})
+	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now, Beside: a.local.follower.Picture})
+	a.sight = sight{a.follower, a.local.follower}
 	a.member = newMember(memberConfig{
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
-		rejoined: func(context.Context) { a.publisher.kick() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
+		rejoined: func(context.Context) { a.global.publisher.kick() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
 	}, id)
 	a.mover = newMover(a)
-	a.publisher = newPublisher(publisherConfig{
-		log: a.log, clock: a.clock, journal: a.journal, registry: a.registry, follower: a.follower, boxes: a.boxes, member: a.member, undo: a.undoIntent,
-	})
+	a.global = &scope{
+		name: globalScope, store: a.store, follower: a.follower, registry: a.registry,
+		claim: a.member.claim, joined: a.member.joined, explain: a.member.explain,
+	}
+	a.wireLocal()
+	for _, sc := range []*scope{a.global, a.local} {
+		sc.publisher = newPublisher(publisherConfig{
+			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent,
+			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
+		})
+	}
 	a.loop = newLoop(loopConfig{
-		log: a.log, clock: a.clock, exec: a.kernel, follower: a.follower, settings: a.settings, locals: a.locals, ready: a.mayWrite, applied: a.applied,
+		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, ready: a.mayWrite, applied: a.applied,
 	})
 	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
-	a.uses = newUses(a.follower, a.boxes)
+	a.uses = newUses(a.follower, a.isLocal, a.boxes)
 	return nil
 }

@@ -8,19 +8,23 @@ import (
 )
 
 // uses keeps the agent watching the endpoints of just those networks that it has endpoints in, or is about to have.
+// Those of this host's own networks are watched anyway.
 type uses struct {
 	follower *follow.Follower
+	isLocal  func(record.NetworkID) bool
 	boxes    *boxes
 
 	mu   sync.Mutex // guards held; also makes a look at the boxes and what follows from it one step
 	held map[record.NetworkID]int
 }
 
-func newUses(f *follow.Follower, b *boxes) *uses {
-	u := &uses{follower: f, boxes: b, held: map[record.NetworkID]int{}}
+func newUses(f *follow.Follower, isLocal func(record.NetworkID) bool, b *boxes) *uses {
+	u := &uses{follower: f, isLocal: isLocal, boxes: b, held: map[record.NetworkID]int{}}
 	for _, s := range b.snapshot() {
 		for _, at := range s.Attachments {
-			f.Follow(at.Network)
+			if !isLocal(at.Network) {
+				f.Follow(at.Network)
+			}
 		}
 	}
 	return u
@@ -28,6 +32,9 @@ func newUses(f *follow.Follower, b *boxes) *uses {
 
 // hold follows a network until the returned function is called, and after that for as long as a sandbox is attached to it.
 func (u *uses) hold(id record.NetworkID) (release func()) {
+	if u.isLocal(id) {
+		return func() {}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.held[id]++

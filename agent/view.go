@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
+	"slices"
 
+	"weft/bridge"
 	"weft/kernel"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/record"
 )
 
@@ -16,6 +20,16 @@ type view struct {
 	locals   map[record.NetworkID]presence
 }
 
+// newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
+func newView(s overlay.Settings, p *record.Snapshot, locals map[record.NetworkID]presence) view {
+	for n := range p.Networks() {
+		if _, here := locals[n.ID]; !here && n.IsLocal() {
+			locals[n.ID] = presence{}
+		}
+	}
+	return view{settings: s, picture: p, locals: locals}
+}
+
 func (v view) network(id record.NetworkID) (overlay.Network, bool) {
 	n, ok := v.picture.Network(id)
 	lo, here := v.locals[id]
@@ -24,6 +38,22 @@ func (v view) network(id record.NetworkID) (overlay.Network, bool) {
 	}
 	net, _ := v.picture.Net(id)
 	return overlay.Network{Record: n, Endpoints: merged(v.settings.Self, net, lo), Ports: lo.ports, Hosts: v.vtep}, true
+}
+
+// render is all that the kernel should hold for a network.
+func (v view) render(n overlay.Network) kernel.State {
+	if n.Record.IsLocal() {
+		return bridge.Render(bridge.Network{Record: n.Record, Ports: n.Ports})
+	}
+	return overlay.Render(v.settings, n)
+}
+
+// renderPort is the part of render that one port needs.
+func (v view) renderPort(n overlay.Network, p port.Port) kernel.State {
+	if n.Record.IsLocal() {
+		return bridge.RenderPort(bridge.Network{Record: n.Record, Ports: n.Ports}, p)
+	}
+	return overlay.RenderPort(v.settings, n, p)
 }
 
 func (v view) vtep(id record.HostID) (netip.Addr, bool) {
@@ -51,11 +81,14 @@ func (v view) want(id record.NetworkID) kernel.State {
 		if !ok {
 			return kernel.State{}
 		}
-		return overlay.Render(v.settings, n)
+		return v.render(n)
 	}
 	var here []*record.Network
 	var pools []netip.Prefix
 	for n := range v.picture.Networks() {
+		if n.ConfigOnly {
+			continue
+		}
 		if _, ok := v.locals[n.ID]; ok {
 			here = append(here, n)
 		}
@@ -67,7 +100,7 @@ func (v view) want(id record.NetworkID) kernel.State {
 	for h := range v.picture.Hosts() {
 		vteps = append(vteps, h.VTEP)
 	}
-	return overlay.Host(v.settings, here, pools, vteps)
+	return overlay.Host(v.settings, here, outermost(pools), vteps)
 }
 
 // changed is the part of want and have that the changes of a few remote endpoints can touch; shown is the picture that have was rendered
@@ -78,7 +111,7 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 	if !ok {
 		return kernel.State{}, have
 	}
-	if !known { // unknown is not empty
+	if !known || n.Record.IsLocal() { // unknown is not empty; a local network has no remote endpoints
 		return kernel.State{}, kernel.State{}
 	}
 	want, part = kernel.State{}, kernel.State{}
@@ -102,6 +135,21 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 	}
 	take(part, want, have)
 	return want, part
+}
+
+// outermost leaves out prefixes that lie in others: a set of prefixes does not take them. Pools of the two scopes may lie so, where another host
+// made its network later.
+func outermost(ps []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ps, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var out []netip.Prefix
+	for _, p := range ps {
+		if len(out) == 0 || !out[len(out)-1].Overlaps(p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // take adds to part what have holds of the keys of some state.

@@ -15,7 +15,7 @@ import (
 // Networks returns all networks, by name, the built-in ones among them. With used, also what only the store knows of their endpoints.
 func (a *Agent) Networks(ctx context.Context, used bool) ([]api.NetworkView, error) {
 	a.awaitPicture(ctx)
-	p := a.follower.Picture()
+	p := a.picture()
 	var out []api.NetworkView
 	for _, name := range []string{"host", "none"} {
 		out = append(out, api.NetworkView{Network: builtin(name), Builtin: true, Known: true})
@@ -37,12 +37,12 @@ func (a *Agent) Network(ctx context.Context, ref string) (api.NetworkView, error
 	if err != nil {
 		return api.NetworkView{}, err
 	}
-	return a.networkView(ctx, a.follower.Picture(), n, true), nil
+	return a.networkView(ctx, a.picture(), n, true), nil
 }
 
 // networkView shows a network as this host follows it, or, where it does not, as the store lists it now if read is set.
 func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.Network, read bool) api.NetworkView {
-	v := api.NetworkView{Network: n}
+	v := api.NetworkView{Network: n, Builtin: isDefault(n)}
 	net, known := p.Net(n.ID)
 	if !known && read {
 		net, known = a.readNet(ctx, n.ID)
@@ -66,13 +66,14 @@ func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.N
 
 // readNet lists a network that this host does not follow.
 func (a *Agent) readNet(ctx context.Context, id record.NetworkID) (*record.Net, bool) {
-	if !a.member.joined() {
+	sc := a.scopeOf(id)
+	if !sc.joined() {
 		return nil, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	partition := record.NetPartition(id)
-	l, err := a.store.List(ctx, partition)
+	l, err := sc.store.List(ctx, partition)
 	if err != nil {
 		return nil, false
 	}
@@ -114,7 +115,7 @@ func (a *Agent) notes() []string {
 	if err := a.follower.Doubt(); err != nil {
 		out = append(out, err.Error())
 	}
-	for k, err := range a.follower.Picture().Corrupt() {
+	for k, err := range a.picture().Corrupt() {
 		out = append(out, "corrupt record "+k.String()+": "+err.Error())
 	}
 	return append(out, a.trouble()...)
@@ -142,7 +143,7 @@ func (a *Agent) Hosts(ctx context.Context) ([]api.HostView, error) {
 // Endpoints returns the endpoints of all networks; those of networks that cannot be read now are named in unknown.
 func (a *Agent) Endpoints(ctx context.Context) (views []api.EndpointView, unknown []string, err error) {
 	a.awaitPicture(ctx)
-	p := a.follower.Picture()
+	p := a.picture()
 	for n := range p.Networks() {
 		v := a.networkView(ctx, p, n, true)
 		if !v.Known {
@@ -201,7 +202,7 @@ func (a *Agent) Sandbox(_ context.Context, ref string) (api.SandboxView, error) 
 }
 
 func (a *Agent) sandboxView(s *record.Sandbox) api.SandboxView {
-	p := a.follower.Picture()
+	p := a.picture()
 	self := a.member.self()
 	self.Name = cmp.Or(self.Name, a.cfg.HostName)
 	shown := *s

@@ -80,7 +80,7 @@ type AttachmentRequest struct {
 // NetworkView is a network with what is known of its endpoints.
 type NetworkView struct {
 	*record.Network
-	Builtin   bool // "host" or "none": no record stands behind it
+	Builtin   bool // pre-defined: bridge, host or none
 	Known     bool // false: this host does not follow the network, and the store is away
 	Endpoints []EndpointView
 	Peers     []HostView

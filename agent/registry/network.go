@@ -62,7 +62,9 @@ func (r *Registry) tryCreate(ctx context.Context, as Actor, spec NetworkSpec, p 
 	t.t.If = conds
 	t.when(record.NetworkKey(id), store.Absent)
 	t.claim(record.NetworkNameKey(n.Name), string(id))
-	t.claim(record.VNIKey(n.VNI), string(id))
+	if n.VNI != 0 {
+		t.claim(record.VNIKey(n.VNI), string(id))
+	}
 	t.when(record.PoolsGenKey(), view.PoolsGen())
 	t.put(record.NetworkKey(id), n)
 	t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(id)))
@@ -73,35 +75,85 @@ func (r *Registry) tryCreate(ctx context.Context, as Actor, spec NetworkSpec, p 
 
 // design chooses what the user left open, from a view of the cluster.
 func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *record.Snapshot) (*record.Network, error) {
-	if _, taken := view.NetworkByName(spec.Name); taken {
-		return nil, refuse(Exists, "network with name %s already exists", spec.Name)
+	if err := r.nameIsFree(spec.Name, view); err != nil {
+		return nil, err
+	}
+	taken, err := r.taken(view)
+	if err != nil {
+		return nil, err
 	}
 	pools, auto := p.pools, len(p.pools) == 0
 	if auto {
-		subnet, err := ipam.ChooseSubnet(bases(view), prefixes(append(poolsOf(view), routesOf(view)...)))
+		subnet, err := ipam.ChooseSubnet(r.bases(view), prefixes(append(taken.pools, taken.routes...)))
 		if err != nil {
 			return nil, refuse(InUse, "%s", err)
 		}
 		pools = []ipam.Pool{ipam.Automatic(subnet)}
-	} else if err := checkOverlaps(pools, view, p.allowOverlap); err != nil {
+	} else if err := checkOverlaps(pools, taken, p.allowOverlap); err != nil {
 		return nil, err
 	}
-	vni, err := chooseVNI(spec.Given, view)
-	if err != nil {
-		return nil, refuse(InUse, "%s", err)
-	}
-	mtu := p.mtu
-	if mtu == 0 {
-		mtu = smallestUnderlay(view) - overhead
-	}
 	n := &record.Network{
-		ID: id, Name: spec.Name, Driver: "overlay", Scope: "global", Created: r.created(spec.Given), VNI: vni, MTU: mtu, Internal: spec.Internal,
+		ID: id, Name: spec.Name, Driver: spec.driver(), Created: r.created(spec.Given), MTU: p.mtu, Internal: spec.Internal, IPv6: spec.IPv6,
 		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
+	}
+	if err := r.forDriver(n, spec, view); err != nil {
+		return nil, err
 	}
 	for _, x := range pools {
 		n.Pools = append(n.Pools, record.Pool{Subnet: x.Subnet, Gateway: x.Gateway, IPRange: x.Range, Aux: x.Aux, Auto: auto})
 	}
 	return n, nil
+}
+
+// forDriver completes what each driver has of its own.
+func (r *Registry) forDriver(n *record.Network, spec NetworkSpec, view *record.Snapshot) error {
+	if r.cfg.Local {
+		n.Scope = "local"
+		if n.MTU == 0 {
+			n.MTU = r.localMTU()
+		}
+		return checkBridge(n, view)
+	}
+	vni, err := chooseVNI(spec.Given, view)
+	if err != nil {
+		return refuse(InUse, "%s", err)
+	}
+	n.Scope, n.VNI = "global", vni
+	if n.MTU == 0 {
+		n.MTU = smallestUnderlay(view) - overhead
+	}
+	return nil
+}
+
+// nameIsFree refuses a name that this scope has, or this host in the other.
+func (r *Registry) nameIsFree(name string, view *record.Snapshot) error {
+	_, taken := view.NetworkByName(name)
+	if !taken && r.cfg.Beside != nil {
+		_, taken = r.cfg.Beside().NetworkByName(name)
+	}
+	if taken {
+		return refuse(Exists, "network with name %s already exists", name)
+	}
+	return nil
+}
+
+// takenPrefixes are what a new pool must not overlap.
+type takenPrefixes struct{ pools, routes []ipam.Taken }
+
+func (r *Registry) taken(view *record.Snapshot) (takenPrefixes, error) {
+	t := takenPrefixes{pools: poolsOf(view)}
+	if r.cfg.Beside != nil {
+		t.pools = append(t.pools, poolsOf(r.cfg.Beside())...)
+	}
+	if r.cfg.Routes == nil {
+		t.routes = routesOf(view)
+		return t, nil
+	}
+	routes, err := r.cfg.Routes()
+	for _, x := range routes {
+		t.routes = append(t.routes, ipam.Taken{Prefix: x.Prefix, By: fmt.Sprintf("this host (interface %s)", x.Link)})
+	}
+	return t, err
 }
 
 // chooseVNI takes the one that the network brings along, unless another network has it.
@@ -144,14 +196,14 @@ func (s NetworkSpec) sameAs(n *record.Network, pools []ipam.Pool) error {
 	return nil
 }
 
-func checkOverlaps(pools []ipam.Pool, view *record.Snapshot, allowRoutes bool) error {
-	if mine, other, yes := ipam.Overlap(pools, poolsOf(view)); yes {
+func checkOverlaps(pools []ipam.Pool, taken takenPrefixes, allowRoutes bool) error {
+	if mine, other, yes := ipam.Overlap(pools, taken.pools); yes {
 		return refuse(Invalid, "Pool overlaps with other one on this address space: %s overlaps %s of %s", mine.Subnet, other.Prefix, other.By)
 	}
 	if allowRoutes {
 		return nil
 	}
-	if mine, other, yes := ipam.Overlap(pools, routesOf(view)); yes {
+	if mine, other, yes := ipam.Overlap(pools, taken.routes); yes {
 		return refuse(Invalid, "subnet %s overlaps the route to %s of %s: sandboxes there could not reach it any more; choose another subnet, or insist with -o %s=true", mine.Subnet, other.Prefix, other.By, OptRouteOverlap)
 	}
 	return nil
@@ -185,7 +237,10 @@ func prefixes(ts []ipam.Taken) []netip.Prefix {
 	return out
 }
 
-func bases(view *record.Snapshot) []ipam.Base {
+func (r *Registry) bases(view *record.Snapshot) []ipam.Base {
+	if r.cfg.Local {
+		return localBases()
+	}
 	var out []ipam.Base
 	if c := view.Cluster(); c != nil {
 		for _, p := range c.AddrPools {
@@ -254,6 +309,9 @@ func firstNames(names []string) string {
 }
 
 func (r *Registry) hostName(id record.HostID) string {
+	if r.cfg.HostName != nil {
+		return r.cfg.HostName(id)
+	}
 	if h, ok := r.cfg.Picture().Host(id); ok {
 		return h.Name
 	}

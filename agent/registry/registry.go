@@ -23,6 +23,16 @@ type Config struct {
 	Store   store.Store
 	Picture func() *record.Snapshot
 	Now     func() time.Time
+	// Local makes it the registry of one host's own networks (driver bridge, scope local); it is the cluster's otherwise (overlay, global).
+	Local bool
+	// Beside is the other scope's picture: a name or a pool there is not given again here. Nil: there is none.
+	Beside func() *record.Snapshot
+	// Routes are those of this host now, which a local network's pools must leave alone. Nil: those of all hosts in the picture.
+	Routes func() ([]record.Route, error)
+	// HostName is a host's name for users. Nil: as the picture has it.
+	HostName func(record.HostID) string
+	// Underlay is the MTU of this host's way out; nil or 0: that of the hosts in the picture.
+	Underlay func() int
 	// Random returns a number in [0,n): a loser of a race for an address takes one of the next at random.
 	Random func(n int) int
 }

@@ -65,7 +65,9 @@ func (r *Registry) finishRemoval(ctx context.Context, as Actor, n *record.Networ
 		t.when(record.PoolsGenKey(), gen.Rev)
 		t.del(record.NetworkKey(n.ID))
 		t.del(record.NetworkNameKey(n.Name))
-		t.del(record.VNIKey(n.VNI))
+		if n.VNI != 0 {
+			t.del(record.VNIKey(n.VNI))
+		}
 		t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(n.ID)))
 		gone, err = r.commit(ctx, t)
 		if k, lost := conflict(err); lost && k == record.NetworkKey(n.ID) {

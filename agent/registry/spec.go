@@ -1,12 +1,11 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
-	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,8 +17,9 @@ import (
 // NetworkSpec is a network as a user asks for it.
 type NetworkSpec struct {
 	Name     string
-	Driver   string // overlay
+	Driver   string // bridge or overlay; "" is overlay
 	Internal bool
+	IPv6     bool // dual stack
 	Subnets  []string
 	Gateways []string
 	IPRanges []string
@@ -28,6 +28,7 @@ type NetworkSpec struct {
 	Labels   map[string]string
 	IPAMOpts map[string]string
 	Given    *Given // nil: weft chooses
+	Builtin  bool   // it is the default network that an agent makes for itself
 }
 
 // Given is what a network that comes from elsewhere brings along.
@@ -36,14 +37,6 @@ type Given struct {
 	VNI     uint32    // 0: weft chooses, as it does where another network has it
 	Created time.Time // zero: now
 }
-
-// Options that weft knows.
-const (
-	OptMTU          = "com.docker.network.driver.mtu"
-	OptRouteOverlap = "weft.allow_route_overlap"
-	// OptVNIs is how Docker's users asked for VNIs. It is kept with a network that brings its own; nobody else may ask.
-	OptVNIs = "com.docker.network.driver.overlay.vxlanid_list"
-)
 
 // nameForm is Docker's form of names of networks and sandboxes.
 var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
@@ -64,10 +57,11 @@ type plan struct {
 	mtu          int         // 0: from the underlay
 	allowOverlap bool
 	given        bool
+	builtin      bool
 }
 
 func (s NetworkSpec) check() (plan, error) {
-	p := plan{given: s.Given != nil}
+	p := plan{given: s.Given != nil, builtin: s.Builtin}
 	if err := s.Given.check(); err != nil {
 		return p, err
 	}
@@ -77,13 +71,11 @@ func (s NetworkSpec) check() (plan, error) {
 	if len(s.Name) > 1 && len(strings.Trim(s.Name, "0123456789abcdef")) == 0 && len(s.Name) == 64 {
 		return p, refuse(Invalid, "invalid network name %q: it looks like an ID", s.Name)
 	}
-	if slices.Contains([]string{"host", "none", "bridge"}, record.Fold(s.Name)) {
+	if !s.Builtin && slices.Contains([]string{"host", "none", "bridge"}, record.Fold(s.Name)) {
 		return p, refuse(Exists, "network with name %s already exists: it is a pre-defined network", s.Name)
 	}
-	for _, k := range slices.Sorted(maps.Keys(s.Options)) {
-		if err := p.option(k, s.Options[k]); err != nil {
-			return p, err
-		}
+	if err := p.checkOptions(s.driver(), s.Options); err != nil {
+		return p, err
 	}
 	// Checked before anything whose time grows with the square of it.
 	if n := s.size(); n > store.MaxValue {
@@ -101,6 +93,8 @@ func (s NetworkSpec) check() (plan, error) {
 	return p, nil
 }
 
+func (s NetworkSpec) driver() string { return cmp.Or(s.Driver, "overlay") }
+
 // size is what the record takes at the least.
 func (s NetworkSpec) size() int {
 	n := 0
@@ -115,29 +109,6 @@ func (s NetworkSpec) size() int {
 		}
 	}
 	return n
-}
-
-func (p *plan) option(k, v string) error {
-	switch {
-	case k == OptMTU:
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 576 || n > 65535-50 {
-			return refuse(Invalid, "invalid option %s=%s: it must be a number of bytes from 576 to 65485", k, v)
-		}
-		p.mtu = n
-	case k == OptRouteOverlap:
-		b, err := strconv.ParseBool(v)
-		if err != nil {
-			return refuse(Invalid, "invalid option %s=%s: it must be true or false", k, v)
-		}
-		p.allowOverlap = b
-	case k == OptVNIs && p.given:
-	case k == "encrypted":
-		return refuse(Unsupported, "option %s: encryption is not supported yet; the network was not created", k)
-	case strings.HasPrefix(k, "com.docker.") || strings.HasPrefix(k, "weft."):
-		return refuse(Unsupported, "option %s is unknown or not supported yet by the overlay driver; the network was not created", k)
-	}
-	return nil
 }
 
 // idForm is that of networks' and endpoints' IDs.

@@ -22,6 +22,7 @@ type Snapshot struct {
 	nets  map[NetworkID]*Net
 	revs  map[string]store.Rev // newest seen, by partition
 	bad   map[store.Key]error  // records that could not be decoded: named and skipped
+	local *Snapshot            // of Union: the networks of this host alone
 }
 
 // Errors of FindNetwork.
@@ -74,10 +75,22 @@ func (s *Snapshot) Drop(partition string) *Snapshot {
 }
 
 // Rev is the newest revision seen in a partition, 0 if it was never read.
-func (s *Snapshot) Rev(partition string) store.Rev { return s.revs[partition] }
+func (s *Snapshot) Rev(partition string) store.Rev {
+	if rev, ok := s.revs[partition]; ok || s.local == nil || partition == store.Meta || partition == store.Alive {
+		return rev
+	}
+	return s.local.Rev(partition)
+}
 
 // Corrupt returns the records that could not be decoded, and why.
-func (s *Snapshot) Corrupt() map[store.Key]error { return s.bad }
+func (s *Snapshot) Corrupt() map[store.Key]error {
+	if s.local == nil || len(s.local.bad) == 0 {
+		return s.bad
+	}
+	out := maps.Clone(s.local.bad)
+	maps.Copy(out, s.bad)
+	return out
+}
 
 // Cluster returns the cluster's record, or nil if there is none.
 func (s *Snapshot) Cluster() *Cluster { return s.meta.cluster }
@@ -88,15 +101,21 @@ func (s *Snapshot) PoolsGen() store.Rev { return s.meta.revs["pools-gen"] }
 // Network returns a network by its full ID.
 func (s *Snapshot) Network(id NetworkID) (*Network, bool) {
 	n, ok := s.meta.networks[id]
+	if !ok && s.local != nil {
+		return s.local.Network(id)
+	}
 	return n, ok
 }
 
 // NetworkRev is the revision of the network's record, store.Absent where there is none.
 func (s *Snapshot) NetworkRev(id NetworkID) store.Rev { return s.meta.revs[NetworkKey(id).Name] }
 
-// NetworkByName returns the network that has claimed a name, in any case.
+// NetworkByName returns the network that has claimed a name, in any case; of a union, the cluster's where both scopes have one.
 func (s *Snapshot) NetworkByName(name string) (*Network, bool) {
-	return s.Network(s.meta.names[Fold(name)])
+	if n, ok := s.Network(s.meta.names[Fold(name)]); ok || s.local == nil {
+		return n, ok
+	}
+	return s.local.NetworkByName(name)
 }
 
 // FindNetwork returns the network that ref names: a full ID, a name, or the only ID that begins with ref.
@@ -105,10 +124,13 @@ func (s *Snapshot) FindNetwork(ref string) (*Network, error) {
 		return n, nil
 	}
 	if n, ok := s.NetworkByName(ref); ok {
+		if err := s.twice(n); err != nil {
+			return nil, err
+		}
 		return n, nil
 	}
 	var found *Network
-	for id, n := range s.meta.networks {
+	for id, n := range s.byID() {
 		if ref == "" || !strings.HasPrefix(string(id), ref) {
 			continue
 		}
@@ -125,7 +147,7 @@ func (s *Snapshot) FindNetwork(ref string) (*Network, error) {
 
 // Networks returns all networks, sorted by name.
 func (s *Snapshot) Networks() iter.Seq[*Network] {
-	return slices.Values(slices.SortedFunc(maps.Values(s.meta.networks), func(a, b *Network) int {
+	return slices.Values(slices.SortedFunc(values(s.byID()), func(a, b *Network) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
 	}))
 }
@@ -184,6 +206,9 @@ func (s *Snapshot) Alive(id HostID) (*Liveness, bool) {
 // Net returns a network's endpoints. False means that they are not known (not followed, or not read yet), never that there are none.
 func (s *Snapshot) Net(id NetworkID) (*Net, bool) {
 	n, ok := s.nets[id]
+	if !ok && s.local != nil {
+		return s.local.Net(id)
+	}
 	return n, ok
 }
 

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+
+	"weft/agent/api"
+	"weft/agent/registry"
+	"weft/store/record"
+)
+
+// defaultName is the network of sandboxes that name none: a local one that an agent makes at its first start, without names.
+const defaultName = "bridge"
+
+// defaultBridge is its bridge in the host. Docker's is docker0, and may be there as well.
+const defaultBridge = "weft0"
+
+// builtin returns the record that stands for a network that is none: "host" or "none".
+func builtin(name string) *record.Network {
+	switch name {
+	case "host":
+		return &record.Network{ID: "5ccb84048df26b652a5cb10ea96616fe3a6ff43ae6dbb192942035b8e42912dd", Name: "host", Driver: "host", Scope: "local", State: record.Active}
+	case "none":
+		return &record.Network{ID: "97491fe5baee80b1b82bd266ca596d7750a402baaf113e79fb5031f42c975253", Name: "none", Driver: "null", Scope: "local", State: record.Active}
+	}
+	return nil
+}
+
+// isDefault tells the default network from those that users make: nobody else may have its name.
+func isDefault(n *record.Network) bool { return n.Scope == localScope && n.Name == defaultName }
+
+// isBuiltin tells a network that users neither make nor remove.
+func isBuiltin(n *record.Network) bool { return isDefault(n) || builtin(n.Name) != nil }
+
+// ensureDefault makes the default network where there is none yet.
+func (a *Agent) ensureDefault(ctx context.Context) error {
+	if _, there := a.local.follower.Picture().NetworkByName(defaultName); there {
+		return nil
+	}
+	_, err := a.recordLocal(ctx, registry.NetworkSpec{
+		Name: defaultName, Driver: bridgeDriver, Builtin: true,
+		Options: map[string]string{
+			registry.OptBridgeName: defaultBridge, registry.OptDefault: "true", registry.OptICC: "true", registry.OptMasquerade: "true",
+			registry.OptHostBinding: "0.0.0.0",
+		},
+	})
+	return err
+}
+
+// orDefault adds the default network where none was asked for.
+func (a *Agent) orDefault(ctx context.Context, s *record.Sandbox, as []api.AttachmentRequest) ([]api.AttachmentRequest, error) {
+	if s.NetworkMode != "" || len(as) > 0 {
+		return as, nil
+	}
+	if err := a.ensureDefault(ctx); err != nil {
+		return nil, api.Refuse(api.InUse, "there is no default network on this host, and none can be made: %w; add --network NAME, or --network none or host", err)
+	}
+	return []api.AttachmentRequest{{Network: defaultName}}, nil
+}
+
+// joinable returns the network that an attachment asks for; it refuses those that no sandbox joins so.
+func (a *Agent) joinable(ctx context.Context, r api.AttachmentRequest) (*record.Network, error) {
+	switch r.Network {
+	case "host":
+		return nil, api.Refuse(api.Invalid, "container cannot be disconnected from host network or connected to host network")
+	case "none":
+		return nil, api.Refuse(api.Invalid, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	n, err := a.network(ctx, r.Network)
+	switch {
+	case err != nil:
+		return nil, err
+	case n.ConfigOnly:
+		return nil, api.Refuse(api.Invalid, "cannot create endpoint on configuration-only network: %s holds settings for others (weft network create --config-from %s)", n.Name, n.Name)
+	case isDefault(n) && len(r.Aliases) > 0:
+		return nil, api.Refuse(api.Invalid, "Network-scoped alias is supported only for containers in user defined networks")
+	}
+	return n, nil
+}

@@ -1,0 +1,85 @@
+package registry
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weft/store/record"
+)
+
+// Options that weft knows.
+const (
+	OptMTU          = "com.docker.network.driver.mtu"
+	OptIfPrefix     = "com.docker.network.container_iface_prefix"
+	OptBridgeName   = record.OptBridgeName
+	OptMasquerade   = "com.docker.network.bridge.enable_ip_masquerade"
+	OptICC          = "com.docker.network.bridge.enable_icc"
+	OptHostBinding  = "com.docker.network.bridge.host_binding_ipv4"
+	OptDefault      = "com.docker.network.bridge.default_bridge"
+	OptRouteOverlap = "weft.allow_route_overlap"
+	// OptVNIs is how Docker's users asked for VNIs. It is kept with a network that brings its own; nobody else may ask.
+	OptVNIs = "com.docker.network.driver.overlay.vxlanid_list"
+)
+
+// option is one that weft knows: of which drivers, and what its value must be.
+type option struct {
+	drivers string // "" is all
+	check   func(p *plan, key, value string) error
+}
+
+var options = map[string]option{
+	OptMTU:          {check: checkMTU},
+	OptIfPrefix:     {check: checkIfPrefix},
+	OptBridgeName:   {drivers: "bridge", check: checkBridgeName},
+	OptMasquerade:   {drivers: "bridge", check: isBool(nil)},
+	OptICC:          {drivers: "bridge", check: isBool(nil)},
+	OptHostBinding:  {drivers: "bridge", check: checkHostBinding},
+	OptRouteOverlap: {check: isBool(func(p *plan, yes bool) { p.allowOverlap = yes })},
+}
+
+// checkOptions refuses what weft does not know of its own and of Docker's namespace: nothing that is asked for is silently ignored. Other keys
+// are kept as they are.
+func (p *plan) checkOptions(driver string, given map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(given)) {
+		o, known := options[k]
+		switch {
+		case known && (o.drivers == "" || o.drivers == driver):
+			if err := o.check(p, k, given[k]); err != nil {
+				return err
+			}
+		case known:
+			return refuse(Invalid, "option %s is for networks of driver %s; the network was not created", k, o.drivers)
+		case k == OptVNIs && p.given, k == OptDefault && p.builtin:
+		case k == "encrypted" && driver == "overlay":
+			return refuse(Unsupported, "option %s: encryption is not supported yet; the network was not created", k)
+		case strings.HasPrefix(k, "com.docker.") || strings.HasPrefix(k, "weft.") || k == "encrypted":
+			return refuse(Unsupported, "option %s is unknown or not supported yet by the %s driver; the network was not created", k, driver)
+		}
+	}
+	return nil
+}
+
+func checkMTU(p *plan, k, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 576 || n > 65535-50 {
+		return refuse(Invalid, "invalid option %s=%s: it must be a number of bytes from 576 to 65485", k, v)
+	}
+	p.mtu = n
+	return nil
+}
+
+// isBool takes what strconv.ParseBool takes, as Docker does.
+func isBool(set func(*plan, bool)) func(*plan, string, string) error {
+	return func(p *plan, k, v string) error {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return refuse(Invalid, "invalid option %s=%s: it must be true or false", k, v)
+		}
+		if set != nil {
+			set(p, b)
+		}
+		return nil
+	}
+}
