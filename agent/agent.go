@@ -49,13 +49,15 @@ type Agent struct {
 	sight     sight
 	member    *member
 	boxes     *boxes
+	restarter *restarter
 	addresses *addresses
 	uses      *uses
 	loop      *loop
 
 	underlay underlay
 	started  time.Time
-	ends     broadcast // a sandbox's end has been dealt with
+	rebooted bool      // since the last agent's end: what ran is gone
+	ends     broadcast // a sandbox's end has been dealt with, or its next beginning
 
 	appliedPicture atomic.Pointer[record.Snapshot]
 	appliedSignal  broadcast
@@ -91,7 +93,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
 	err = a.live(ctx)
 	return errors.Join(err, k.Close())
 }
@@ -175,6 +177,8 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.keepPicture)
 	run(a.watchEnds)
 	run(a.removeEnded)
+	run(a.finishRestarts)
+	run(func(ctx context.Context) { a.restarter.run(ctx, a.startAgain) })
 	run(func(ctx context.Context) {
 		if err := serve(ctx); err != nil {
 			cancel(err)

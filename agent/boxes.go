@@ -127,6 +127,9 @@ func (b *boxes) put(ctx context.Context, s *record.Sandbox, releases ...journal.
 func (b *boxes) show(s *record.Sandbox) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if old, had := b.all[s.ID]; had && record.Fold(old.Name) != record.Fold(s.Name) {
+		delete(b.names, record.Fold(old.Name)) // it was renamed
+	}
 	b.all = maps.Clone(b.all)
 	b.all[s.ID] = s
 	b.names[record.Fold(s.Name)] = s.ID

@@ -36,7 +36,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 	if s.Hostname == "" {
 		s.Hostname = record.ShortID(s.ID)
 	}
-	if err := checkMode(s, as); err != nil {
+	if err := errors.Join(checkMode(s, as), checkRestart(s)); err != nil {
 		return nil, err
 	}
 	if len(s.Ports) > 0 || s.PublishAll {
@@ -139,8 +139,13 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 	if !ok {
 		return nil, api.Refuse(api.NotFound, "No such sandbox: %s", record.ShortID(id))
 	}
-	if s.Status == record.SandboxRunning {
-		return s, nil
+	if err := ours(s, "started"); err != nil || s.Status == record.SandboxRunning {
+		return s, err
+	}
+	a.restarter.forget(id)
+	if s.Restarts > 0 || s.Stopped || s.Again {
+		s = edited(s)
+		s.Restarts, s.Stopped, s.Again = 0, false, false
 	}
 	first := s.Status == record.SandboxCreated
 	s, err := a.bringUp(ctx, s, detached)
@@ -170,7 +175,7 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 		if err != nil {
 			return nil, err
 		}
-		if _, err := a.attach(ctx, s.ID, n, at); err != nil {
+		if err := a.attachAgain(ctx, s, n, at); err != nil {
 			return nil, err
 		}
 	}
@@ -184,6 +189,8 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	now, _ = a.boxes.get(s.ID)
 	next := edited(now)
 	next.Status, next.Up, next.Started, next.Finished, next.ExitCode, next.Error = record.SandboxRunning, true, a.clock.Now().UTC(), time.Time{}, 0, ""
+	next.Again = false
+	defer a.ends.signal()
 	return next, a.boxes.put(ctx, next)
 }
 
@@ -231,9 +238,14 @@ func (a *Agent) undoStart(ctx context.Context, id record.SandboxID, forget bool)
 
 // bringDown takes a sandbox's ports off the air, and then its namespace. Names and asked-for addresses stay its own; the others are free.
 func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why string) error {
-	a.dns.Remove(string(s.ID))
 	next := edited(s)
 	next.Status, next.Up, next.ExitCode, next.Error, next.Finished = record.SandboxExited, false, code, why, a.clock.Now().UTC()
+	return a.takeDown(ctx, s, next)
+}
+
+// takeDown makes of a sandbox one that is down. One that comes again keeps all its addresses, and no other host needs to wait for the news.
+func (a *Agent) takeDown(ctx context.Context, s, next *record.Sandbox) error {
+	a.dns.Remove(string(s.ID))
 	for i := range next.Attachments {
 		next.Attachments[i].Intent = false
 	}
@@ -242,14 +254,36 @@ func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why 
 		a.boxes.show(next)
 		errs = append(errs, err)
 	}
+	comesAgain := next.Status == record.SandboxRestarting
 	for _, at := range s.Attachments {
-		if !at.IP.IsValid() {
+		if !at.IP.IsValid() && !comesAgain {
 			a.addresses.rest(at.Network, at.Addrs...)
 		}
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
-	a.flush(ctx, s)
+	if comesAgain {
+		a.kick(s)
+	} else {
+		a.flush(ctx, s)
+	}
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), false))...)
+}
+
+// giveUp makes of a sandbox that waited to be started again, and is given with what else changes, one that is down for good.
+func (a *Agent) giveUp(ctx context.Context, next *record.Sandbox) error {
+	next.Status = record.SandboxExited
+	a.restarter.forget(next.ID)
+	defer a.ends.signal()
+	if err := a.boxes.put(ctx, next); err != nil {
+		return err
+	}
+	for _, at := range next.Attachments {
+		if !at.IP.IsValid() {
+			a.addresses.rest(at.Network, at.Addrs...)
+		}
+	}
+	a.flush(ctx, next)
+	return nil
 }
 
 // forget removes a sandbox with everything of it.
@@ -274,87 +308,17 @@ func (a *Agent) forget(ctx context.Context, s *record.Sandbox) error {
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), true))...)
 }
 
-// StopSandbox ends a sandbox's process: with sig, and after timeout with SIGKILL.
-func (a *Agent) StopSandbox(ctx context.Context, ref string, sig syscall.Signal, timeout time.Duration) (*record.Sandbox, error) {
-	s, err := a.boxes.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	if s.Status != record.SandboxRunning {
-		return s, nil
-	}
-	if err := a.runner.Stop(ctx, string(s.ID), sig, timeout); err != nil {
-		return nil, fmt.Errorf("stop sandbox %s: %w", s.Name, err)
-	}
-	return s, a.settled(ctx, s.ID)
-}
-
-// SignalSandbox sends a signal to a sandbox's process.
-func (a *Agent) SignalSandbox(ctx context.Context, ref string, sig syscall.Signal) error {
-	s, err := a.running(ref)
-	if err != nil {
-		return err
-	}
-	return a.runner.Signal(ctx, string(s.ID), sig)
-}
-
-func (a *Agent) running(ref string) (*record.Sandbox, error) {
-	s, err := a.boxes.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	if s.Status != record.SandboxRunning {
-		return nil, api.Refuse(api.InUse, "sandbox %s is not running", s.Name)
-	}
-	return s, nil
-}
-
-// WaitSandbox waits until a sandbox's process has ended and its endpoints are down.
-func (a *Agent) WaitSandbox(ctx context.Context, ref string) (api.Exit, error) {
-	s, err := a.boxes.find(ref)
-	if err != nil {
-		return api.Exit{}, err
-	}
-	if s.Status == record.SandboxRunning {
-		e, err := a.runner.Wait(ctx, string(s.ID))
-		if err != nil {
-			return api.Exit{}, err
-		}
-		return api.Exit{Code: e.Code, Error: e.Error}, a.settled(ctx, s.ID)
-	}
-	return api.Exit{Code: s.ExitCode, Error: s.Error}, nil
-}
-
-// settled waits until the end of a sandbox's process has been dealt with.
-func (a *Agent) settled(ctx context.Context, id record.SandboxID) error {
-	for {
-		ended := a.ends.wait()
-		s, ok := a.boxes.get(id)
-		if !ok || s.Status != record.SandboxRunning {
-			return nil
-		}
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
 // RemoveSandbox removes a sandbox; one that runs only with force.
 func (a *Agent) RemoveSandbox(ctx context.Context, ref string, force bool) (*record.Sandbox, error) {
 	s, err := a.boxes.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	if s.Status == record.SandboxRunning {
+	if up := s.Status; up == record.SandboxRunning || up == record.SandboxRestarting {
 		if !force {
-			return nil, api.Refuse(api.InUse, "You cannot remove a running sandbox %s. Stop the sandbox before attempting removal or force remove", record.ShortID(s.ID))
+			return nil, api.Refuse(api.InUse, "You cannot remove a %s sandbox %s. Stop the sandbox before attempting removal or force remove", up, record.ShortID(s.ID))
 		}
-		if err := a.runner.Stop(ctx, string(s.ID), syscall.SIGKILL, 0); err != nil {
-			return nil, fmt.Errorf("kill sandbox %s: %w", s.Name, err)
-		}
-		if err := a.settled(ctx, s.ID); err != nil {
+		if err := a.kill(ctx, s); err != nil {
 			return nil, err
 		}
 	}
@@ -367,10 +331,25 @@ func (a *Agent) RemoveSandbox(ctx context.Context, ref string, force bool) (*rec
 	if !ok {
 		return s, nil // --rm was faster
 	}
-	if now.Status == record.SandboxRunning {
+	if now.Status == record.SandboxRunning && now.External == "" {
 		return nil, api.Refuse(api.InUse, "sandbox %s was started again meanwhile", s.Name)
 	}
 	return s, a.forget(ctx, now)
+}
+
+// kill ends a sandbox for good, now.
+func (a *Agent) kill(ctx context.Context, s *record.Sandbox) error {
+	if s.External != "" {
+		return nil // nothing of it is weft's to end
+	}
+	s, err := a.leaveDown(ctx, s.ID)
+	if err != nil || s.Status != record.SandboxRunning {
+		return err
+	}
+	if err := a.runner.Stop(ctx, string(s.ID), syscall.SIGKILL, 0); err != nil {
+		return fmt.Errorf("kill sandbox %s: %w", s.Name, err)
+	}
+	return a.settled(ctx, s.ID)
 }
 
 // ended deals with the end of a sandbox's process, whoever caused it.
@@ -389,10 +368,18 @@ func (a *Agent) ended(ctx context.Context, id record.SandboxID) {
 	if err != nil {
 		e = sandbox.Exit{Code: 255, Error: err.Error()}
 	}
-	if s.AutoRemove {
-		err = a.forget(ctx, s)
-	}
-	if !s.AutoRemove || err != nil {
+	now := a.clock.Now().UTC()
+	yes, policy := again(s, e.Code)
+	switch {
+	case yes:
+		err = a.takeDown(ctx, s, waiting(s, e, policy, now))
+		a.restarter.later(id, now.Sub(s.Started))
+	case s.AutoRemove:
+		if err = a.forget(ctx, s); err == nil {
+			break
+		}
+		fallthrough
+	default:
 		err = errors.Join(err, a.bringDown(ctx, s, e.Code, e.Error))
 	}
 	if err != nil && ctx.Err() == nil {

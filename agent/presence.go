@@ -9,14 +9,14 @@ import (
 )
 
 // endpointOf is the record that an attachment of this host asks for: what the store should hold of it. It has no addresses where the
-// sandbox does not run and did not ask for one.
+// sandbox does not run and did not ask for one; one that comes again keeps them.
 func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a record.Attachment) *record.Endpoint {
 	running := s.Up
 	ep := &record.Endpoint{
 		ID: a.Endpoint, Network: a.Network, Host: self, Incarnation: incarnation, Sandbox: s.ID, Name: s.Name, Hostname: s.Hostname,
 		Aliases: a.Aliases, Links: a.Links, Static: a.IP.IsValid(), MAC: a.MAC, Running: running,
 	}
-	if running || ep.Static {
+	if running || ep.Static || s.Status == record.SandboxRestarting {
 		ep.Addrs = a.Addrs
 	}
 	if ep.MAC == "" && len(a.Addrs) > 0 {

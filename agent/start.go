@@ -62,6 +62,7 @@ func (a *Agent) identify(ctx context.Context) (journal.Identity, error) {
 	}
 	now := strings.TrimSpace(string(boot))
 	if id.Incarnation == 0 || id.BootID != now || markerErr != nil {
+		a.rebooted = id.Incarnation > 0
 		id.Incarnation, id.BootID = id.Incarnation+1, now
 		if err := a.journal.SetIdentity(ctx, id); err != nil {
 			return id, err
@@ -123,8 +124,17 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 			e = sandbox.Exit{Code: 255, Error: "it ended with its host or its supervisor"}
 		}
 		next.Status, next.Up, next.ExitCode, next.Error, next.Finished = record.SandboxExited, false, e.Code, e.Error, a.clock.Now().UTC()
+		if yes, policy := again(s, e.Code); yes {
+			next = waiting(s, e, policy, a.clock.Now().UTC())
+		}
+	case a.rebooted && s.Status == record.SandboxExited && s.Restart.Name == "always": // also one that a user had stopped, as docker
+		next = waiting(s, sandbox.Exit{Code: s.ExitCode, Error: s.Error}, false, s.Finished)
+		next.Stopped, next.Restarts = false, 0
 	default:
 		next.Up = false
+	}
+	if next.Status == record.SandboxRestarting {
+		a.restarter.later(s.ID, 0)
 	}
 	return next, a.journal.PutSandbox(ctx, next)
 }
@@ -145,7 +155,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.member = newMember(memberConfig{
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
-		rejoined: func(context.Context) { a.global.publisher.kick() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
+		rejoined: func(context.Context) { a.global.publisher.kick(); a.restarter.hurry() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
 	}, id)
 	a.mover = newMover(a)
 	a.global = &scope{

@@ -8,6 +8,7 @@ import (
 
 	"weft/agent/api"
 	"weft/agent/sandbox"
+	"weft/store/record"
 )
 
 // stream is a sandbox's stream as the API wants it.
@@ -40,7 +41,7 @@ func (a *Agent) AttachSandbox(ctx context.Context, r api.AttachRequest) (api.Str
 		return nil, err
 	}
 	if !r.Start {
-		if _, err := a.running(r.Ref); err != nil {
+		if err := attachable(s); err != nil {
 			return nil, err
 		}
 	}
@@ -62,6 +63,20 @@ func (a *Agent) AttachSandbox(ctx context.Context, r api.AttachRequest) (api.Str
 		err = st.Resize(r.Size.Rows, r.Size.Columns)
 	}
 	return stream{Stream: st, exited: func(sandbox.Exit) { _ = a.settled(ctx, s.ID) }}, err
+}
+
+// attachable refuses what has no streams now, in docker's words.
+func attachable(s *record.Sandbox) error {
+	if err := ours(s, "attached to"); err != nil {
+		return err
+	}
+	switch s.Status {
+	case record.SandboxRunning:
+		return nil
+	case record.SandboxRestarting:
+		return api.Refuse(api.InUse, "You cannot attach to a restarting sandbox, wait until it is running")
+	}
+	return api.Refuse(api.InUse, "You cannot attach to a stopped sandbox, start it first")
 }
 
 // Exec runs one more process in a sandbox.

@@ -39,7 +39,11 @@ type SandboxBackend interface {
 	StartSandbox(ctx context.Context, ref string) (*record.Sandbox, error)
 	AttachSandbox(ctx context.Context, r AttachRequest) (Stream, error)
 	Exec(ctx context.Context, r ExecRequest) (Stream, error)
-	StopSandbox(ctx context.Context, ref string, sig syscall.Signal, timeout time.Duration) (*record.Sandbox, error)
+	StopSandbox(ctx context.Context, ref string, how Stopping) (*record.Sandbox, error)
+	RestartSandbox(ctx context.Context, ref string, how Stopping) (*record.Sandbox, error)
+	RenameSandbox(ctx context.Context, ref, name string) (*record.Sandbox, error)
+	// Logs gives what a sandbox has written to emit, until it returns an error. With r.Follow it lasts until the process ends.
+	Logs(ctx context.Context, r LogsRequest, emit func(LogLine) error) error
 	SignalSandbox(ctx context.Context, ref string, sig syscall.Signal) error
 	WaitSandbox(ctx context.Context, ref string) (Exit, error)
 	RemoveSandbox(ctx context.Context, ref string, force bool) (*record.Sandbox, error)
@@ -140,6 +144,27 @@ type About struct {
 	Store        string // scheme and endpoints, without secrets
 	StoreErr     error  // nil: it answers
 	StoreBackend string
+}
+
+// Stopping says how a process is to be stopped.
+type Stopping struct {
+	Signal  syscall.Signal // 0: the sandbox's own
+	Timeout *time.Duration // before SIGKILL; nil: the sandbox's own; negative: without end
+}
+
+// LogsRequest asks for a sandbox's log.
+type LogsRequest struct {
+	Ref          string
+	Follow       bool
+	Tail         int64     // the last so many lines; negative: all
+	Since, Until time.Time // zero: without bound
+}
+
+// LogLine is one line that a sandbox wrote, with its end; a part of one where it is very long, or the process ended before the line did.
+type LogLine struct {
+	Data   []byte
+	Stderr bool
+	Time   time.Time
 }
 
 // AttachRequest asks for a sandbox's streams.

@@ -36,7 +36,7 @@ func same(t *testing.T, got, want proto.Message) {
 
 func asked(t *testing.T, f *fake, want any) {
 	t.Helper()
-	if d := cmp.Diff(want, f.asked, plain, cmp.AllowUnexported(created{}, connected{}, disconnected{}, stopped{}, removed{}, awaited{})); d != "" {
+	if d := cmp.Diff(want, f.asked, plain, cmp.AllowUnexported(created{}, connected{}, disconnected{}, stopped{}, renamed{}, removed{}, awaited{})); d != "" {
 		t.Error(d)
 	}
 }
@@ -122,10 +122,16 @@ func TestCallsArePassedOn(t *testing.T) {
 		"start": {func() (proto.Message, error) { return s.StartSandbox(ctx, &weftv1.StartSandboxRequest{Ref: "c1"}) },
 			"c1", &weftv1.StartSandboxResponse{Id: "s1", Name: "c1"}},
 		"stop, as it comes": {func() (proto.Message, error) { return s.StopSandbox(ctx, &weftv1.StopSandboxRequest{Ref: "c1"}) },
-			stopped{"c1", syscall.SIGTERM, 10 * time.Second}, &weftv1.StopSandboxResponse{Id: "s1", Name: "c1"}},
+			stopped{"c1", 0, nil}, &weftv1.StopSandboxResponse{Id: "s1", Name: "c1"}},
 		"stop, at once": {func() (proto.Message, error) {
 			return s.StopSandbox(ctx, &weftv1.StopSandboxRequest{Ref: "c1", Signal: int32(syscall.SIGINT), Timeout: durationpb.New(0)})
-		}, stopped{"c1", syscall.SIGINT, 0}, &weftv1.StopSandboxResponse{Id: "s1", Name: "c1"}},
+		}, stopped{"c1", syscall.SIGINT, new(time.Duration)}, &weftv1.StopSandboxResponse{Id: "s1", Name: "c1"}},
+		"restart": {func() (proto.Message, error) {
+			return s.RestartSandbox(ctx, &weftv1.RestartSandboxRequest{Ref: "c1", Signal: int32(syscall.SIGINT), Timeout: durationpb.New(time.Second)})
+		}, stopped{"c1", syscall.SIGINT, new(time.Second)}, &weftv1.RestartSandboxResponse{Id: "s1", Name: "c1"}},
+		"rename": {func() (proto.Message, error) {
+			return s.RenameSandbox(ctx, &weftv1.RenameSandboxRequest{Ref: "c1", Name: "c2"})
+		}, renamed{"c1", "c2"}, &weftv1.RenameSandboxResponse{Id: "s1", Name: "c2"}},
 		"kill": {func() (proto.Message, error) {
 			return s.SignalSandbox(ctx, &weftv1.SignalSandboxRequest{Ref: "c1", Signal: 9})
 		},

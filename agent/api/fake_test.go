@@ -38,6 +38,7 @@ type fake struct {
 	about     api.About
 	store     api.StoreStatus
 	stream    api.Stream
+	lines     []api.LogLine
 	block     bool // WaitSandbox waits for its context
 }
 
@@ -50,8 +51,9 @@ type (
 	stopped struct {
 		ref     string
 		signal  syscall.Signal
-		timeout time.Duration
+		timeout *time.Duration
 	}
+	renamed struct{ ref, name string }
 	removed struct {
 		ref   string
 		force bool
@@ -94,9 +96,26 @@ func (f *fake) CreateSandbox(_ context.Context, s *record.Sandbox, as []api.Atta
 	f.asked = created{*s, as}
 	return &record.Sandbox{ID: "s1", Name: "made-up"}, f.err
 }
-func (f *fake) StopSandbox(_ context.Context, ref string, sig syscall.Signal, timeout time.Duration) (*record.Sandbox, error) {
-	f.asked = stopped{ref, sig, timeout}
+func (f *fake) StopSandbox(_ context.Context, ref string, how api.Stopping) (*record.Sandbox, error) {
+	f.asked = stopped{ref, how.Signal, how.Timeout}
 	return &record.Sandbox{ID: "s1", Name: "c1"}, f.err
+}
+func (f *fake) RestartSandbox(_ context.Context, ref string, how api.Stopping) (*record.Sandbox, error) {
+	f.asked = stopped{ref, how.Signal, how.Timeout}
+	return &record.Sandbox{ID: "s1", Name: "c1"}, f.err
+}
+func (f *fake) RenameSandbox(_ context.Context, ref, name string) (*record.Sandbox, error) {
+	f.asked = renamed{ref, name}
+	return &record.Sandbox{ID: "s1", Name: "c2"}, f.err
+}
+func (f *fake) Logs(_ context.Context, r api.LogsRequest, emit func(api.LogLine) error) error {
+	f.asked = r
+	for _, l := range f.lines {
+		if err := emit(l); err != nil {
+			return err
+		}
+	}
+	return f.err
 }
 func (f *fake) StartSandbox(_ context.Context, ref string) (*record.Sandbox, error) {
 	f.asked = ref

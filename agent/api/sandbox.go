@@ -7,14 +7,13 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	weftv1 "weft/proto/weft/v1"
 	"weft/store/record"
 )
-
-// stopTimeout is how long a stopped process has, when the caller does not say, before it is killed: docker stop's.
-const stopTimeout = 10 * time.Second
 
 type sandboxes struct {
 	weftv1.UnimplementedSandboxesServer
@@ -27,6 +26,8 @@ func (s *sandboxes) CreateSandbox(ctx context.Context, r *weftv1.CreateSandboxRe
 		Name: r.Name, Command: r.Command, Env: r.Env, Hostname: r.Hostname, User: r.User, Workdir: r.Workdir,
 		TTY: r.Tty, Stdin: r.Stdin, Detached: r.Detached, AutoRemove: r.AutoRemove, NetworkMode: r.NetworkMode,
 		DNSSearch: r.DnsSearch, DNSOptions: r.DnsOptions, ExtraHosts: r.ExtraHosts, Labels: r.Labels,
+		Restart:    record.RestartPolicy{Name: r.GetRestart().GetName(), Max: int(r.GetRestart().GetMax())},
+		StopSignal: int(r.StopSignal), StopTimeout: durationFrom(r.StopTimeout),
 	}
 	if err := setPorts(sb, r); err != nil {
 		return nil, err
@@ -58,18 +59,55 @@ func (s *sandboxes) StartSandbox(ctx context.Context, r *weftv1.StartSandboxRequ
 }
 
 func (s *sandboxes) StopSandbox(ctx context.Context, r *weftv1.StopSandboxRequest) (*weftv1.StopSandboxResponse, error) {
-	sig, timeout := syscall.SIGTERM, stopTimeout
-	if r.Signal != 0 {
-		sig = syscall.Signal(r.Signal)
-	}
-	if r.Timeout != nil {
-		timeout = r.Timeout.AsDuration()
-	}
-	sb, err := s.b.StopSandbox(ctx, r.Ref, sig, timeout)
+	sb, err := s.b.StopSandbox(ctx, r.Ref, stopping(r.Signal, r.Timeout))
 	if err != nil {
 		return nil, err
 	}
 	return &weftv1.StopSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func (s *sandboxes) RestartSandbox(ctx context.Context, r *weftv1.RestartSandboxRequest) (*weftv1.RestartSandboxResponse, error) {
+	sb, err := s.b.RestartSandbox(ctx, r.Ref, stopping(r.Signal, r.Timeout))
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.RestartSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func stopping(sig int32, timeout *durationpb.Duration) Stopping {
+	return Stopping{Signal: syscall.Signal(sig), Timeout: durationFrom(timeout)}
+}
+
+func durationFrom(d *durationpb.Duration) *time.Duration {
+	if d == nil {
+		return nil
+	}
+	v := d.AsDuration()
+	return &v
+}
+
+func (s *sandboxes) RenameSandbox(ctx context.Context, r *weftv1.RenameSandboxRequest) (*weftv1.RenameSandboxResponse, error) {
+	sb, err := s.b.RenameSandbox(ctx, r.Ref, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.RenameSandboxResponse{Id: string(sb.ID), Name: sb.Name}, nil
+}
+
+func (s *sandboxes) Logs(r *weftv1.LogsRequest, ss grpc.ServerStreamingServer[weftv1.LogsResponse]) error {
+	q := LogsRequest{Ref: r.Ref, Follow: r.Follow, Tail: r.Tail}
+	if r.Since != nil {
+		q.Since = r.Since.AsTime()
+	}
+	if r.Until != nil {
+		q.Until = r.Until.AsTime()
+	}
+	if err := ss.SendHeader(nil); err != nil { // tells a follower that it has an agent, also of a process that is silent
+		return err
+	}
+	return s.b.Logs(ss.Context(), q, func(l LogLine) error {
+		return ss.Send(&weftv1.LogsResponse{Data: l.Data, Stderr: l.Stderr, Time: timestamppb.New(l.Time)})
+	})
 }
 
 func (s *sandboxes) SignalSandbox(ctx context.Context, r *weftv1.SignalSandboxRequest) (*weftv1.SignalSandboxResponse, error) {
@@ -110,7 +148,8 @@ func (s *sandboxes) ListSandboxes(ctx context.Context, r *weftv1.ListSandboxesRe
 	}
 	out := &weftv1.ListSandboxesResponse{}
 	for _, v := range views {
-		if (all || v.Status == record.SandboxRunning) && match(v) {
+		up := v.Status == record.SandboxRunning || v.Status == record.SandboxRestarting
+		if (all || up) && match(v) {
 			out.Sandboxes = append(out.Sandboxes, sandboxProto(v))
 		}
 	}
@@ -131,6 +170,14 @@ func sandboxProto(v SandboxView) *weftv1.Sandbox {
 		Status: string(v.Status), Pid: int32(v.PID), Exit: exitProto(Exit{Code: v.ExitCode, Error: v.Error}),
 		Command: v.Command, Hostname: v.Hostname, Env: v.Env, User: v.User, Workdir: v.Workdir, Tty: v.TTY, AutoRemove: v.AutoRemove,
 		NetworkMode: v.NetworkMode, Labels: v.Labels, NetnsPath: v.NetnsPath, LogPath: v.LogPath,
+		DnsSearch: v.DNSSearch, DnsOptions: v.DNSOptions, ExtraHosts: v.ExtraHosts, External: v.External, Stdin: v.Stdin,
+		RestartCount: int32(v.Restarts), StopSignal: int32(v.StopSignal),
+	}
+	if v.Restart.Name != "" {
+		out.Restart = &weftv1.RestartPolicy{Name: v.Restart.Name, Max: int32(v.Restart.Max)}
+	}
+	if v.StopTimeout != nil {
+		out.StopTimeout = durationpb.New(*v.StopTimeout)
 	}
 	if v.Host != nil {
 		out.HostId, out.Host = string(v.Host.ID), v.Host.Name

@@ -178,8 +178,8 @@ func (r *Registry) networkName(id record.NetworkID) string {
 	return record.ShortID(id)
 }
 
-// UpdateEndpoint changes an endpoint's record, and with it which addresses it claims. change gets a copy and may be called again after
-// a lost race; the name, the network and the ID must stay. Errors are those of CreateEndpoint.
+// UpdateEndpoint changes an endpoint's record, and with it which addresses and which name it claims. change gets a copy and may be called again
+// after a lost race; the network and the ID must stay. Errors are those of CreateEndpoint.
 func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, change func(*record.Endpoint)) (store.Rev, error) {
 	key := record.EndpointKey(n, id)
 	var rev store.Rev
@@ -211,10 +211,14 @@ func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.Networ
 				t.del(record.AddrKey(n, a))
 			}
 		}
+		if was, is := record.EndpointNameKey(n, old.Name), record.EndpointNameKey(n, next.Name); was != is {
+			t.claim(is, string(id))
+			t.del(was)
+		}
 		rev, err = r.commit(ctx, t)
 		k, lost := conflict(err)
-		if lost && strings.HasPrefix(k.Name, "addr/") {
-			return r.claimOutcome(ctx, n, id, k)
+		if lost && (strings.HasPrefix(k.Name, "addr/") || k == record.EndpointNameKey(n, next.Name)) {
+			return r.claimOutcome(ctx, n, id, k, &next)
 		}
 		if lost && as.Session != nil && k == as.Session.Alive().Key {
 			return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
@@ -224,10 +228,13 @@ func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.Networ
 	return rev, err
 }
 
-// claimOutcome: an address that is ours already was claimed by an attempt whose outcome was unknown.
-func (r *Registry) claimOutcome(ctx context.Context, n record.NetworkID, id record.EndpointID, k store.Key) (bool, error) {
+// claimOutcome: an address or a name that is ours already was claimed by an attempt whose outcome was unknown.
+func (r *Registry) claimOutcome(ctx context.Context, n record.NetworkID, id record.EndpointID, k store.Key, next *record.Endpoint) (bool, error) {
 	if e, err := r.cfg.Store.Get(ctx, k); err == nil && record.EndpointID(e.Value) == id {
 		return true, errors.New("claimed already")
+	}
+	if k == record.EndpointNameKey(n, next.Name) {
+		return false, r.nameTaken(ctx, next)
 	}
 	return false, r.addrTaken(ctx, n, k)
 }

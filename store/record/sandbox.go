@@ -32,9 +32,12 @@ type Sandbox struct {
 	PublishAll  bool              `json:"publish_all,omitempty"` // every exposed port gets a host port
 	Published   []PortBinding     `json:"published,omitempty"`   // what Ports came to, while it is up
 	Restart     RestartPolicy     `json:"restart,omitzero"`
-	Restarts    int               `json:"restarts,omitempty"` // by the policy, since the last start by a user
-	Stopped     bool              `json:"stopped,omitempty"`  // a user ended it: the policy leaves it down until a user starts it
-	External    string            `json:"external,omitempty"` // netns:PATH, pid:N or docker:ID: a namespace that others made; weft runs nothing in it
+	Restarts    int               `json:"restarts,omitempty"`     // by the policy, since the last start by a user
+	Stopped     bool              `json:"stopped,omitempty"`      // a user ended it: the policy leaves it down until a user starts it
+	Again       bool              `json:"again,omitempty"`        // a user's restart is under way: it is started when its process has ended, whatever its policy
+	StopSignal  int               `json:"stop_signal,omitempty"`  // 0: SIGTERM
+	StopTimeout *time.Duration    `json:"stop_timeout,omitempty"` // before SIGKILL; nil: 10 s; negative: without end
+	External    string            `json:"external,omitempty"`     // netns:PATH, pid:N or docker:ID: a namespace that others made; weft runs nothing in it
 	Status      SandboxStatus     `json:"status"`
 	Up          bool              `json:"up,omitempty"` // its network namespace exists: its endpoints answer
 	Started     time.Time         `json:"started,omitzero"`
@@ -48,11 +51,13 @@ type Sandbox struct {
 // SandboxStatus is where a sandbox is in its life.
 type SandboxStatus string
 
-// A sandbox has been created and not yet started, runs, or has ended.
+// A sandbox has been created and not yet started, runs, has ended and is to be started again by its policy (it keeps its names and
+// addresses meanwhile), or has ended.
 const (
-	SandboxCreated SandboxStatus = "created"
-	SandboxRunning SandboxStatus = "running"
-	SandboxExited  SandboxStatus = "exited"
+	SandboxCreated    SandboxStatus = "created"
+	SandboxRunning    SandboxStatus = "running"
+	SandboxRestarting SandboxStatus = "restarting"
+	SandboxExited     SandboxStatus = "exited"
 )
 
 // Attachment is one network of a sandbox: what the user asked for, and the endpoint that was made of it.

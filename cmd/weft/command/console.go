@@ -21,8 +21,9 @@ type console struct {
 	saved   *term.State
 }
 
-// openConsole starts reading stdin if asked to, and hands the terminal over to the process that has asked for one.
-func (c *cli) openConsole(stdin, tty bool) (*console, error) {
+// openConsole starts reading stdin if asked to, and hands the terminal over to the process that has asked for one. On a terminal, keys end the
+// reading; nil for none.
+func (c *cli) openConsole(stdin, tty bool, keys []byte) (*console, error) {
 	con := &console{}
 	f, isTerminal := terminal(c.env.In)
 	if isTerminal && inBackground(f) {
@@ -41,7 +42,10 @@ func (c *cli) openConsole(stdin, tty bool) (*console, error) {
 		signal.Notify(con.pipe, syscall.SIGPIPE)
 	}
 	if stdin {
-		in, err := readInput(c.env.In)
+		if con.tty == nil {
+			keys = nil
+		}
+		in, err := readInput(c.env.In, keys)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("read standard input: %w", err), con.close())
 		}

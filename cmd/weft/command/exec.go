@@ -62,7 +62,7 @@ func (c *cli) exec(ctx context.Context, req *weftv1.ExecStart) (err error) {
 	if err != nil {
 		return err
 	}
-	con, err := c.openConsole(req.Stdin, req.Tty)
+	con, err := c.openConsole(req.Stdin, req.Tty, nil)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type fake struct {
 	endpoints []*weftv1.Endpoint
 	sandboxes []*weftv1.Sandbox
 	hosts     []*weftv1.Host
+	lines     []*weftv1.LogsResponse
 	unknown   bool                                                         // what others have is not known: the store is away
 	refuse    map[string]error                                             // by the reference or name in a request
 	attach    func(*weftv1.AttachStart, serverStream) error                // after the first message
@@ -87,6 +88,9 @@ func newFake() *fake {
 			}},
 		}},
 		refuse: map[string]error{},
+		lines: []*weftv1.LogsResponse{
+			{Data: []byte("one\n"), Time: created}, {Data: []byte("bad\n"), Stderr: true, Time: created}, {Data: []byte("no "), Time: created}, {Data: []byte("end"), Time: created},
+		},
 	}
 }
 
@@ -193,6 +197,23 @@ func (f *fake) InspectSandbox(_ context.Context, r *weftv1.InspectSandboxRequest
 		}
 	}
 	return nil, status.Errorf(codes.NotFound, "no such sandbox: %s", r.Ref)
+}
+func (f *fake) RestartSandbox(_ context.Context, r *weftv1.RestartSandboxRequest) (*weftv1.RestartSandboxResponse, error) {
+	return &weftv1.RestartSandboxResponse{}, f.note(r, r.Ref)
+}
+func (f *fake) RenameSandbox(_ context.Context, r *weftv1.RenameSandboxRequest) (*weftv1.RenameSandboxResponse, error) {
+	return &weftv1.RenameSandboxResponse{}, f.note(r, r.Ref)
+}
+func (f *fake) Logs(r *weftv1.LogsRequest, s grpc.ServerStreamingServer[weftv1.LogsResponse]) error {
+	if err := f.note(r, r.Ref); err != nil {
+		return err
+	}
+	for _, l := range f.lines {
+		if err := s.Send(l); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 func (f *fake) AttachSandbox(s serverStream) error {
 	first, err := s.Recv()

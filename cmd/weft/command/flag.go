@@ -101,7 +101,7 @@ func (e *envFlags) add(f *pflag.FlagSet) {
 func (e *envFlags) resolve(lookup func(string) (string, bool)) ([]string, error) {
 	var lines []string
 	for _, name := range e.files {
-		more, err := readEnvFile(name)
+		more, err := readLines("--env-file", name)
 		if err != nil {
 			return nil, err
 		}
@@ -132,10 +132,11 @@ func (e *envFlags) resolve(lookup func(string) (string, bool)) ([]string, error)
 	return out, nil
 }
 
-func readEnvFile(name string) ([]string, error) {
+// readLines reads a file of K=V or K, one a line, as docker does: without comments.
+func readLines(flag, name string) ([]string, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("read --env-file: %w", err)
+		return nil, fmt.Errorf("read %s: %w", flag, err)
 	}
 	defer f.Close()
 	var out []string
@@ -143,7 +144,7 @@ func readEnvFile(name string) ([]string, error) {
 	for n := 1; ; n++ {
 		line, err := r.ReadString('\n')
 		if err != nil && err != io.EOF {
-			return nil, fmt.Errorf("read --env-file %s: %w", name, err)
+			return nil, fmt.Errorf("read %s %s: %w", flag, name, err)
 		}
 		text := strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
 		k, _, _ := strings.Cut(text, "=")

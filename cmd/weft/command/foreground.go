@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,6 +24,7 @@ type process struct {
 	id       string // set, as are con and relay, before attached is
 	con      *console
 	relay    *relay
+	keys     []byte // that leave it alone
 	attached atomic.Bool
 	ever     bool // it has been attached once
 }
@@ -35,39 +34,26 @@ type interrupted struct{ signal syscall.Signal }
 
 func (i *interrupted) Error() string { return "interrupted by a signal" }
 
-func (c *cli) runForeground(ctx context.Context, req *weftv1.CreateSandboxRequest, sigProxy bool) (err error) {
-	a, err := c.agent()
-	if err != nil {
-		return err
-	}
-	p := &process{c: c, a: a}
-	ctx, cancel := context.WithCancelCause(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel(nil)
-	if sigProxy {
-		caught := make(chan os.Signal, 16)
-		signal.Notify(caught, forwarded()...)
-		defer signal.Stop(caught)
-		wg.Go(func() { p.passSignals(ctx, caught, cancel) })
-	}
-	return p.live(ctx, req)
+func (c *cli) runForeground(ctx context.Context, req *weftv1.CreateSandboxRequest, sigProxy bool, keys []byte, made func(id string) error) error {
+	return c.foreground(ctx, sigProxy, func(ctx context.Context, p *process) error {
+		p.keys = keys
+		return p.live(ctx, req, made)
+	})
 }
 
-// live makes the sandbox, runs it, and cleans up after it.
-func (p *process) live(ctx context.Context, req *weftv1.CreateSandboxRequest) (err error) {
+// live makes the sandbox, runs it, and cleans up after it. A user who detaches leaves it as it is.
+func (p *process) live(ctx context.Context, req *weftv1.CreateSandboxRequest, told func(id string) error) (err error) {
 	made, err := call(ctx, p.c, (*client).CreateSandbox, req)
 	if err != nil {
 		return p.orSignal(ctx, err)
 	}
-	p.id = made.Id
-	if p.con, err = p.c.openConsole(req.Stdin, req.Tty); err != nil {
-		p.c.cleanUp(ctx, req, made.Id)
-		return err
+	var exit *weftv1.Exit
+	if err = told(made.Id); err == nil {
+		exit, err = p.join(ctx, made.Id, req.Stdin, req.Tty, true)
 	}
-	p.relay = p.con.relay(p.c, p.a)
-	exit, err := p.run(ctx)
-	err = errors.Join(err, p.con.close())
+	if isDetached(err) {
+		return nil
+	}
 	if exit != nil || !p.ever {
 		p.c.cleanUp(ctx, req, made.Id)
 	}
@@ -91,8 +77,8 @@ func (p *process) orSignal(ctx context.Context, err error) error {
 }
 
 // run attaches, again and again where the agent goes away, until the process has ended.
-func (p *process) run(ctx context.Context) (*weftv1.Exit, error) {
-	exit, err := p.attach(ctx, true)
+func (p *process) run(ctx context.Context, start bool) (*weftv1.Exit, error) {
+	exit, err := p.attach(ctx, start)
 	for err != nil && ctx.Err() == nil && p.broken(err) {
 		fmt.Fprintf(p.c.env.Err, "weft: lost the agent; sandbox %s goes on, waiting up to %s for the agent to come back%s",
 			table.ShortID(p.id), p.c.give, p.con.newline())
@@ -159,7 +145,7 @@ func (p *process) again(ctx context.Context) (*weftv1.Exit, error) {
 		return nil, err
 	}
 	switch r.Sandbox.Status {
-	case "exited":
+	case "exited", "restarting":
 		return r.Sandbox.Exit, nil
 	case "created":
 		return p.attach(ctx, true)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	mobyterm "github.com/moby/term"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -14,16 +15,21 @@ const chunkSize = 32 << 10
 
 // input reads stdin ahead by one chunk, over every reconnection. chunks is closed at the end of stdin.
 type input struct {
-	chunks chan []byte
-	quit   chan struct{}
-	wake   *os.File // closed to end a wait for a terminal or pipe that has nothing to say; nil where stdin is no file
-	done   chan struct{}
+	chunks   chan []byte
+	quit     chan struct{}
+	wake     *os.File // closed to end a wait for a terminal or pipe that has nothing to say; nil where stdin is no file
+	done     chan struct{}
+	detached chan struct{} // closed when the keys to detach were typed
 }
 
-// readInput starts reading; close ends it and takes no byte that comes later, so that those are there for whoever reads stdin next.
-func readInput(r io.Reader) (*input, error) {
-	in := &input{chunks: make(chan []byte), quit: make(chan struct{}), done: make(chan struct{})}
+// readInput starts reading; close ends it and takes no byte that comes later, so that those are there for whoever reads stdin next. Where keys
+// are typed the reading ends as well.
+func readInput(r io.Reader, keys []byte) (*input, error) {
+	in := &input{chunks: make(chan []byte), quit: make(chan struct{}), done: make(chan struct{}), detached: make(chan struct{})}
 	f, ok := r.(*os.File)
+	if len(keys) > 0 {
+		r = mobyterm.NewEscapeProxy(r, keys)
+	}
 	if !ok {
 		go in.read(r, func() bool { return true })
 		return in, nil
@@ -60,7 +66,11 @@ func (in *input) read(r io.Reader, ready func() bool) {
 				return
 			}
 		}
-		if err != nil {
+		switch {
+		case isDetached(err):
+			close(in.detached)
+			return
+		case err != nil:
 			close(in.chunks)
 			return
 		}

@@ -53,9 +53,14 @@ func (r *relay) follow(ctx context.Context, open func(context.Context, ...grpc.C
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		r.send(ctx, s)
+		if r.send(ctx, s) {
+			cancel(errDetached)
+		}
 	}()
 	e, err := r.receive(s)
+	if err != nil && isDetached(context.Cause(ctx)) {
+		err = errDetached
+	}
 	cancel(nil)
 	<-sent
 	return e, err
@@ -101,17 +106,20 @@ func (r *relay) receive(s stream) (*weftv1.Exit, error) {
 	}
 }
 
-// send passes on what comes from this side, until the stream ends. It is the stream's only sender.
-func (r *relay) send(ctx context.Context, s stream) {
+// send passes on what comes from this side, until the stream ends or the user detaches. It is the stream's only sender.
+func (r *relay) send(ctx context.Context, s stream) (detached bool) {
 	var chunks <-chan []byte
+	var leave <-chan struct{}
 	if r.in != nil {
-		chunks = r.in.chunks
+		chunks, leave = r.in.chunks, r.in.detached
 	}
 	for {
 		m := &weftv1.StreamInput{}
 		select {
 		case <-ctx.Done():
-			return
+			return false
+		case <-leave:
+			return true
 		case b, more := <-chunks:
 			m.Kind = &weftv1.StreamInput_Stdin{Stdin: b}
 			if !more {
@@ -124,7 +132,7 @@ func (r *relay) send(ctx context.Context, s stream) {
 			m.Kind = &weftv1.StreamInput_Signal{Signal: int32(sig)}
 		}
 		if s.Send(m) != nil {
-			return // receive learns why
+			return false // receive learns why
 		}
 	}
 }

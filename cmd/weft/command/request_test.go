@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	weftv1 "weft/proto/weft/v1"
 )
@@ -46,10 +47,16 @@ func requestTests() []requestTest {
 		{"network disconnect n c", &weftv1.DisconnectRequest{Network: "n", Target: "c"}},
 		{"network disconnect --force n c", &weftv1.DisconnectRequest{Network: "n", Target: "c", Force: true}},
 		{"ps -a -f status=exited", &weftv1.ListSandboxesRequest{All: true, Filters: []*weftv1.Filter{{Key: "status", Value: "exited"}}}},
-		{"stop c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(10 * time.Second)}},
+		{"stop c", &weftv1.StopSandboxRequest{Ref: "c"}},
+		{"stop -t -1 c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(-time.Second)}},
+		{"restart -s INT c", &weftv1.RestartSandboxRequest{Ref: "c", Signal: 2}},
+		{"rename c d", &weftv1.RenameSandboxRequest{Ref: "c", Name: "d"}},
+		{"logs c", &weftv1.LogsRequest{Ref: "c", Tail: -1}},
+		{"logs -f -n 5 --since 2026-03-04T05:06:07.5Z --until 1772600767.25 c", &weftv1.LogsRequest{Ref: "c", Follow: true, Tail: 5,
+			Since: &timestamppb.Timestamp{Seconds: 1772600767, Nanos: 500000000}, Until: &timestamppb.Timestamp{Seconds: 1772600767, Nanos: 250000000}}},
 		{"stop -t 0 -s 9 c", &weftv1.StopSandboxRequest{Ref: "c", Signal: 9, Timeout: durationpb.New(0)}},
 		{"stop --time 3 --signal hup c", &weftv1.StopSandboxRequest{Ref: "c", Signal: 1, Timeout: durationpb.New(3 * time.Second)}},
-		{"restart -t 3 c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(3 * time.Second)}},
+		{"restart -t 3 c", &weftv1.RestartSandboxRequest{Ref: "c", Timeout: durationpb.New(3 * time.Second)}},
 		{"kill c", &weftv1.SignalSandboxRequest{Ref: "c", Signal: 9}},
 		{"kill -s usr1 c", &weftv1.SignalSandboxRequest{Ref: "c", Signal: 10}},
 		{"network prune -f --filter label=a=b --filter until=1h", &weftv1.ListNetworksRequest{Filters: []*weftv1.Filter{
@@ -64,6 +71,12 @@ func runRequestTests() []requestTest {
 		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true}},
 		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true}},
 		{"run -d --ip 172.17.0.9 x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge", Ip: "172.17.0.9"}}}},
+		{"run -dit x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Stdin: true, Tty: true}},
+		{"run -d --restart on-failure:3 --stop-signal int --stop-timeout 3 --add-host a:[fd00::1] --add-host b=192.0.2.1 x", &weftv1.CreateSandboxRequest{
+			Command: []string{"x"}, Detached: true, Restart: &weftv1.RestartPolicy{Name: "on-failure", Max: 3}, StopSignal: 2,
+			StopTimeout: durationpb.New(3 * time.Second), ExtraHosts: []string{"a:fd00::1", "b:192.0.2.1"}}},
+		{"run -d --restart=no x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true}},
+		{"run -d --restart unless-stopped x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Restart: &weftv1.RestartPolicy{Name: "unless-stopped"}}},
 		{"run -d --network bridge x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
 		{"run -d --network host x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "host"}},
 		{"run -d --net=none x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "none"}},
@@ -182,7 +195,7 @@ func TestCompletionWithoutAgentIsSilent(t *testing.T) {
 func TestHelp(t *testing.T) {
 	s := newShell(t)
 	for _, args := range []string{
-		"", "network", "network create", "network ls", "network inspect", "network rm", "network connect", "network disconnect", "network prune", "run", "restart", "kill", "wait", "exec", "ps",
+		"", "network", "network create", "network ls", "network inspect", "network rm", "network connect", "network disconnect", "network prune", "run", "restart", "attach", "logs", "rename", "kill", "wait", "exec", "ps",
 		"stop", "start", "rm", "inspect", "endpoint", "endpoint ls", "host", "host ls", "version", "completion",
 	} {
 		r := s.run(append(strings.Fields(args), "--help")...)

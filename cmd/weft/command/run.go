@@ -37,6 +37,9 @@ failed, 126 where the command cannot be run, 127 where it was not found.`,
 }
 
 func (c *cli) runSandbox(cmd *cobra.Command, r *runFlags, args []string) error {
+	if r.detach && !cmd.Flags().Changed("interactive") {
+		r.stdin = false
+	}
 	req, err := r.request(args, c.env.Lookup)
 	if err != nil {
 		return err
@@ -46,15 +49,26 @@ func (c *cli) runSandbox(cmd *cobra.Command, r *runFlags, args []string) error {
 			return err
 		}
 	}
-	if r.detach {
-		return c.runDetached(cmd.Context(), req)
+	keys, err := r.life.keys.parse()
+	if err != nil {
+		return err
 	}
-	return c.runForeground(cmd.Context(), req, r.sigProxy)
+	if err := r.life.checkCID(); err != nil {
+		return err
+	}
+	if r.detach {
+		return c.runDetached(cmd.Context(), req, r.life.writeCID)
+	}
+	return c.runForeground(cmd.Context(), req, r.sigProxy, keys, r.life.writeCID)
 }
 
-func (c *cli) runDetached(ctx context.Context, req *weftv1.CreateSandboxRequest) error {
+func (c *cli) runDetached(ctx context.Context, req *weftv1.CreateSandboxRequest, told func(id string) error) error {
 	made, err := call(ctx, c, (*client).CreateSandbox, req)
 	if err != nil {
+		return err
+	}
+	if err := told(made.Id); err != nil {
+		c.cleanUp(ctx, req, made.Id)
 		return err
 	}
 	if _, err := call(ctx, c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: made.Id}); err != nil {

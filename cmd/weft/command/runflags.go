@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ type runFlags struct {
 	hosts                         []string
 	env                           envFlags
 	labels                        pairs
+	life                          lifeFlags
 	ports                         portFlags
 }
 
@@ -55,6 +57,7 @@ func (r *runFlags) add(cmd *cobra.Command) {
 	f.BoolVarP(&r.tty, "tty", "t", false, "Give the process a terminal")
 	f.BoolVar(&r.sigProxy, "sig-proxy", true, "Pass signals on to the process")
 	r.ports.add(f)
+	r.life.add(cmd)
 	notInWeft.add(cmd, map[string]string{"volume": "v", "memory": "m"},
 		"privileged", "init", "read-only", "oom-kill-disable", "no-healthcheck")
 }
@@ -73,30 +76,25 @@ func formerNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 const (
-	noRestart  = "let the service manager of the host restart `weft run`"
 	noLimits   = "weft sets up networks, not resources; run it under systemd-run or in a cgroup of yours"
 	noImages   = "a sandbox has the files of its host: there is no image and no mount"
 	noSecurity = "a sandbox is a network namespace, not a jail: its process has the rights of its user (-u)"
-	noLog      = "what a detached process writes is in the file that `weft inspect` shows as LogPath"
+	noLog      = "weft keeps what a process writes itself: weft logs shows it"
 )
 
 // notInWeft are the options of docker run that have no counterpart yet.
 var notInWeft = foreign{
-	"restart": noRestart, "init": noRestart, "stop-signal": "say it when you stop: weft stop -s SIGNAL",
-	"stop-timeout": "say it when you stop: weft stop -t SECONDS",
-	"volume":       noImages, "volumes-from": noImages, "mount": noImages, "tmpfs": noImages, "read-only": noImages, "entrypoint": noImages,
+	"init":   "a sandbox's supervisor reaps what its process leaves behind",
+	"volume": noImages, "volumes-from": noImages, "mount": noImages, "tmpfs": noImages, "read-only": noImages, "entrypoint": noImages,
 	"platform": noImages, "pull": noImages, "device": noImages, "volume-driver": noImages,
 	"privileged": noSecurity, "cap-add": noSecurity, "cap-drop": noSecurity, "security-opt": noSecurity, "userns": noSecurity, "group-add": noSecurity,
 	"pid": noSecurity, "ipc": noSecurity, "uts": noSecurity, "sysctl": noSecurity, "runtime": noSecurity, "isolation": noSecurity,
 	"memory": noLimits, "memory-swap": noLimits, "cpus": noLimits, "cpu-shares": noLimits, "cpuset-cpus": noLimits, "pids-limit": noLimits,
 	"ulimit": noLimits, "shm-size": noLimits, "oom-kill-disable": noLimits, "oom-score-adj": noLimits, "blkio-weight": noLimits,
 	"log-driver": noLog, "log-opt": noLog,
-	"label-file":     "write the labels out: -l KEY=VALUE",
 	"link-local-ip":  "weft gives out the addresses of its pools only",
 	"domainname":     "put the domain into --hostname and --dns-search",
-	"cidfile":        "the ID is what `weft run -d` prints",
 	"attach":         "in the foreground all of stdin, stdout and stderr are attached; with -d none is",
-	"detach-keys":    "stop weft run with a signal, or use -d",
 	"health-cmd":     "weft has no health checks of processes",
 	"no-healthcheck": "weft has no health checks of processes",
 }
@@ -109,16 +107,17 @@ func (r *runFlags) request(command []string, lookup func(string) (string, bool))
 	}
 	out := &weftv1.CreateSandboxRequest{
 		Name: r.name, Command: command, Env: env, Hostname: r.hostname, User: r.user, Workdir: r.workdir,
-		Tty: r.tty, Stdin: r.stdin && !r.detach, AutoRemove: r.remove, Detached: r.detach,
-		Dns: r.dns, DnsSearch: r.dnsSearch, DnsOptions: r.dnsOptions, ExtraHosts: r.hosts, Labels: r.labels,
+		Tty: r.tty, Stdin: r.stdin, AutoRemove: r.remove, Detached: r.detach,
+		Dns: r.dns, DnsSearch: r.dnsSearch, DnsOptions: r.dnsOptions, Labels: r.labels,
 	}
 	if err := r.ports.into(out); err != nil {
 		return nil, err
 	}
-	for _, h := range r.hosts {
-		if name, ip, ok := strings.Cut(h, ":"); !ok || name == "" || ip == "" {
-			return nil, fmt.Errorf("bad format for add-host: %q (write NAME:IP)", h)
-		}
+	if err := r.life.into(out); err != nil {
+		return nil, err
+	}
+	if out.ExtraHosts, err = extraHosts(r.hosts); err != nil {
+		return nil, err
 	}
 	if len(r.networks) == 1 && (r.networks[0] == "host" || r.networks[0] == "none") {
 		out.NetworkMode = r.networks[0]
@@ -129,6 +128,23 @@ func (r *runFlags) request(command []string, lookup func(string) (string, bool))
 	}
 	out.Attachments, err = r.attachments()
 	return out, err
+}
+
+// extraHosts reads NAME:IP or NAME=IP, with docker's words on what is wrong with it. An IPv6 address may stand in brackets.
+func extraHosts(in []string) ([]string, error) {
+	var out []string
+	for _, h := range in {
+		at := strings.IndexAny(h, ":=")
+		if at <= 0 || at == len(h)-1 {
+			return nil, fmt.Errorf("bad format for add-host: %q (write NAME:IP)", h)
+		}
+		ip := strings.TrimSuffix(strings.TrimPrefix(h[at+1:], "["), "]")
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return nil, fmt.Errorf("invalid IP address in add-host: %q", h[at+1:])
+		}
+		out = append(out, h[:at]+":"+ip)
+	}
+	return out, nil
 }
 
 // attachments are the networks in order. The options without a network belong to the first, and where none is given to the default

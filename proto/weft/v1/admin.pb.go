@@ -1628,6 +1628,8 @@ type CreateSandboxRequest struct {
 	Expose        []*PortSpec            `protobuf:"bytes,19,rep,name=expose,proto3" json:"expose,omitempty"` // first and last alone
 	PublishAll    bool                   `protobuf:"varint,20,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`
 	Restart       *RestartPolicy         `protobuf:"bytes,21,opt,name=restart,proto3" json:"restart,omitempty"`
+	StopSignal    int32                  `protobuf:"varint,22,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`   // what a stop sends first; 0: SIGTERM
+	StopTimeout   *durationpb.Duration   `protobuf:"bytes,23,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"` // what a stop waits for before SIGKILL; unset: 10 s
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1805,6 +1807,20 @@ func (x *CreateSandboxRequest) GetPublishAll() bool {
 func (x *CreateSandboxRequest) GetRestart() *RestartPolicy {
 	if x != nil {
 		return x.Restart
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetStopSignal() int32 {
+	if x != nil {
+		return x.StopSignal
+	}
+	return 0
+}
+
+func (x *CreateSandboxRequest) GetStopTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StopTimeout
 	}
 	return nil
 }
@@ -2492,8 +2508,8 @@ func (x *Exit) GetError() string {
 type StopSandboxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`  // 0: SIGTERM
-	Timeout       *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: 10 s; then SIGKILL
+	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`  // 0: the sandbox's own
+	Timeout       *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: the sandbox's own; then SIGKILL. Negative: without end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2884,7 +2900,8 @@ func (x *RemoveSandboxResponse) GetName() string {
 type RestartSandboxRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: 10 s; then SIGKILL
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // as a stop's
+	Signal        int32                  `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`  // as a stop's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2931,6 +2948,13 @@ func (x *RestartSandboxRequest) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *RestartSandboxRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
 }
 
 type RestartSandboxResponse struct {
@@ -3232,7 +3256,7 @@ type Sandbox struct {
 	Created       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
 	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
 	Finished      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=finished,proto3" json:"finished,omitempty"`
-	Status        string                 `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"` // created, running, exited
+	Status        string                 `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"` // created, running, restarting, exited
 	Pid           int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
 	Exit          *Exit                  `protobuf:"bytes,8,opt,name=exit,proto3" json:"exit,omitempty"`
 	Command       []string               `protobuf:"bytes,9,rep,name=command,proto3" json:"command,omitempty"`
@@ -3260,6 +3284,9 @@ type Sandbox struct {
 	DnsSearch     []string               `protobuf:"bytes,31,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`
 	DnsOptions    []string               `protobuf:"bytes,32,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`
 	ExtraHosts    []string               `protobuf:"bytes,33,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
+	StopSignal    int32                  `protobuf:"varint,34,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
+	StopTimeout   *durationpb.Duration   `protobuf:"bytes,35,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"`
+	Stdin         bool                   `protobuf:"varint,36,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3523,6 +3550,27 @@ func (x *Sandbox) GetExtraHosts() []string {
 		return x.ExtraHosts
 	}
 	return nil
+}
+
+func (x *Sandbox) GetStopSignal() int32 {
+	if x != nil {
+		return x.StopSignal
+	}
+	return 0
+}
+
+func (x *Sandbox) GetStopTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StopTimeout
+	}
+	return nil
+}
+
+func (x *Sandbox) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
 }
 
 type EndpointSettings struct {
@@ -4490,7 +4538,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\"5\n" +
 	"\rRestartPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\x05R\x03max\"\xf7\x05\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\xd6\x06\n" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -4518,7 +4566,10 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x06expose\x18\x13 \x03(\v2\x11.weft.v1.PortSpecR\x06expose\x12\x1f\n" +
 	"\vpublish_all\x18\x14 \x01(\bR\n" +
 	"publishAll\x120\n" +
-	"\arestart\x18\x15 \x01(\v2\x16.weft.v1.RestartPolicyR\arestart\x1a9\n" +
+	"\arestart\x18\x15 \x01(\v2\x16.weft.v1.RestartPolicyR\arestart\x12\x1f\n" +
+	"\vstop_signal\x18\x16 \x01(\x05R\n" +
+	"stopSignal\x12<\n" +
+	"\fstop_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationR\vstopTimeout\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
@@ -4586,10 +4637,11 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\";\n" +
 	"\x15RemoveSandboxResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"^\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"v\n" +
 	"\x15RestartSandboxRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x123\n" +
-	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"<\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\x05R\x06signal\"<\n" +
 	"\x16RestartSandboxResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"<\n" +
@@ -4608,7 +4660,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\bR\x06stderr\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8a\t\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xff\t\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x124\n" +
@@ -4649,7 +4701,11 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\vdns_options\x18  \x03(\tR\n" +
 	"dnsOptions\x12\x1f\n" +
 	"\vextra_hosts\x18! \x03(\tR\n" +
-	"extraHosts\x1a9\n" +
+	"extraHosts\x12\x1f\n" +
+	"\vstop_signal\x18\" \x01(\x05R\n" +
+	"stopSignal\x12<\n" +
+	"\fstop_timeout\x18# \x01(\v2\x19.google.protobuf.DurationR\vstopTimeout\x12\x14\n" +
+	"\x05stdin\x18$ \x01(\bR\x05stdin\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
@@ -4849,88 +4905,90 @@ var file_proto_weft_v1_admin_proto_depIdxs = []int32{
 	18, // 21: weft.v1.CreateSandboxRequest.ports:type_name -> weft.v1.PortSpec
 	18, // 22: weft.v1.CreateSandboxRequest.expose:type_name -> weft.v1.PortSpec
 	20, // 23: weft.v1.CreateSandboxRequest.restart:type_name -> weft.v1.RestartPolicy
-	25, // 24: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
-	25, // 25: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
-	27, // 26: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
-	26, // 27: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
-	25, // 28: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
-	30, // 29: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
-	72, // 30: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	30, // 31: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
-	72, // 32: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	71, // 33: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	71, // 34: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	71, // 35: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	71, // 36: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	71, // 37: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
-	71, // 38: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
-	30, // 39: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
-	46, // 40: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
-	70, // 41: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
-	18, // 42: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
-	18, // 43: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
-	19, // 44: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
-	20, // 45: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
-	12, // 46: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
-	17, // 47: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
-	4,  // 48: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
-	45, // 49: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
-	45, // 50: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
-	4,  // 51: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
-	17, // 52: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
-	71, // 53: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
-	53, // 54: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
-	1,  // 55: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
-	5,  // 56: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
-	7,  // 57: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
-	9,  // 58: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
-	13, // 59: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
-	15, // 60: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
-	21, // 61: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
-	23, // 62: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
-	28, // 63: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
-	28, // 64: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
-	31, // 65: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
-	33, // 66: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
-	35, // 67: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
-	37, // 68: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
-	47, // 69: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
-	49, // 70: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
-	39, // 71: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
-	41, // 72: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
-	43, // 73: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
-	51, // 74: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
-	54, // 75: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
-	56, // 76: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
-	58, // 77: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
-	2,  // 78: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
-	6,  // 79: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
-	8,  // 80: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
-	10, // 81: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
-	14, // 82: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
-	16, // 83: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
-	22, // 84: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
-	24, // 85: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
-	29, // 86: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
-	29, // 87: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
-	32, // 88: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
-	34, // 89: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
-	36, // 90: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
-	38, // 91: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
-	48, // 92: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
-	50, // 93: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
-	40, // 94: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
-	42, // 95: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
-	44, // 96: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
-	52, // 97: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
-	55, // 98: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
-	57, // 99: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
-	59, // 100: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
-	78, // [78:101] is the sub-list for method output_type
-	55, // [55:78] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	72, // 24: weft.v1.CreateSandboxRequest.stop_timeout:type_name -> google.protobuf.Duration
+	25, // 25: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
+	25, // 26: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
+	27, // 27: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
+	26, // 28: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
+	25, // 29: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
+	30, // 30: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
+	72, // 31: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 32: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
+	72, // 33: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	71, // 34: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	71, // 35: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	71, // 36: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	71, // 37: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	71, // 38: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
+	71, // 39: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
+	30, // 40: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
+	46, // 41: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
+	70, // 42: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
+	18, // 43: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
+	18, // 44: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
+	19, // 45: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
+	20, // 46: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
+	72, // 47: weft.v1.Sandbox.stop_timeout:type_name -> google.protobuf.Duration
+	12, // 48: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
+	17, // 49: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
+	4,  // 50: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
+	45, // 51: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
+	45, // 52: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
+	4,  // 53: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
+	17, // 54: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
+	71, // 55: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
+	53, // 56: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
+	1,  // 57: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
+	5,  // 58: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
+	7,  // 59: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
+	9,  // 60: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
+	13, // 61: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
+	15, // 62: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
+	21, // 63: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
+	23, // 64: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
+	28, // 65: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
+	28, // 66: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
+	31, // 67: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
+	33, // 68: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
+	35, // 69: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
+	37, // 70: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
+	47, // 71: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
+	49, // 72: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
+	39, // 73: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
+	41, // 74: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
+	43, // 75: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
+	51, // 76: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
+	54, // 77: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
+	56, // 78: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
+	58, // 79: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
+	2,  // 80: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
+	6,  // 81: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
+	8,  // 82: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
+	10, // 83: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
+	14, // 84: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
+	16, // 85: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
+	22, // 86: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
+	24, // 87: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
+	29, // 88: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
+	29, // 89: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
+	32, // 90: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
+	34, // 91: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
+	36, // 92: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
+	38, // 93: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
+	48, // 94: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
+	50, // 95: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
+	40, // 96: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
+	42, // 97: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
+	44, // 98: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
+	52, // 99: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
+	55, // 100: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
+	57, // 101: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
+	59, // 102: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
+	80, // [80:103] is the sub-list for method output_type
+	57, // [57:80] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_admin_proto_init() }
