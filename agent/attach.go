@@ -214,9 +214,10 @@ func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want
 
 // fits refuses a network whose packets this host's underlay cannot carry.
 func (a *Agent) fits(n *record.Network) error {
-	if mtu := a.member.self().MTU; n.Driver == "overlay" && mtu > 0 && n.MTU > mtu-50 {
-		return api.Refuse(api.InUse, "network %s has MTU %d, and this host's underlay carries %d only, of which tunnels need 50: raise the MTU of the interface, or make the network with -o %s=%d",
-			n.Name, n.MTU, mtu, registry.OptMTU, mtu-50)
+	self := a.member.self()
+	if over := registry.Overhead(self.VTEP); n.Driver == "overlay" && self.MTU > 0 && n.MTU > self.MTU-over {
+		return api.Refuse(api.InUse, "network %s has MTU %d, and this host's underlay carries %d only, of which tunnels need %d: raise the MTU of the interface, or make the network with -o %s=%d",
+			n.Name, n.MTU, self.MTU, over, registry.OptMTU, self.MTU-over)
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func (a *Agent) localActor() registry.Actor {
 // wireLocal completes what openLocal began, once it is known who this host is.
 func (a *Agent) wireLocal() {
 	a.local.registry = registry.New(registry.Config{
-		Store: a.local.store, Picture: a.local.follower.Picture, Now: a.clock.Now, Local: true, Beside: a.follower.Picture,
+		Store: a.local.store, Picture: a.local.follower.Picture, Now: a.clock.Now, Local: true, Beside: a.follower.Picture, ULA: string(a.member.identity().Host),
 		Routes: a.hostRoutes, HostName: a.hostName, Underlay: func() int { _, mtu, _ := a.kernel.Underlay(a.underlay.vtep); return mtu },
 	})
 }

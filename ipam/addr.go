@@ -6,14 +6,25 @@ import (
 	"net/netip"
 )
 
-// ErrNoAddr says that no pool of a network has an address left.
-var ErrNoAddr = errors.New("no available IPv4 addresses on this network's address pools")
+// Errors that say that no pool of a network has an address of a family left.
+var (
+	ErrNoAddr  = errors.New("no available IPv4 addresses on this network's address pools")
+	ErrNoAddr6 = errors.New("no available IPv6 addresses on this network's address pools")
+)
+
+// none is the error of those who have looked at some pools, all of one family.
+func none(pools []Pool) error {
+	if len(pools) > 0 && pools[0].Subnet.Addr().Is6() {
+		return ErrNoAddr6
+	}
+	return ErrNoAddr
+}
 
 // near is among how many of the next free addresses a loser of a race chooses: wide enough that many hosts do not chase each other,
 // and narrow enough that addresses stay dense.
 const near = 64
 
-// Choose returns the lowest address that is free and not resting (released a moment ago, so that caches of others may still hold it); when
+// Choose returns, of pools of one family, the lowest address that is free and not resting (released a moment ago, so that caches of others may still hold it); when
 // only resting ones are left, the lowest of them.
 func Choose(pools []Pool, taken, resting func(netip.Addr) bool) (netip.Addr, error) {
 	var second netip.Addr
@@ -30,10 +41,10 @@ func Choose(pools []Pool, taken, resting func(netip.Addr) bool) (netip.Addr, err
 	if second.IsValid() {
 		return second, nil
 	}
-	return netip.Addr{}, ErrNoAddr
+	return netip.Addr{}, none(pools)
 }
 
-// ChooseNear returns a random one of the next free addresses: for one who has lost a race for the lowest. random(n) is in [0,n).
+// ChooseNear returns, of pools of one family, a random one of the next free addresses: for one who has lost a race for the lowest. random(n) is in [0,n).
 func ChooseNear(pools []Pool, taken func(netip.Addr) bool, random func(n int) int) (netip.Addr, error) {
 	var next []netip.Addr
 	for _, p := range pools {
@@ -44,7 +55,7 @@ func ChooseNear(pools []Pool, taken func(netip.Addr) bool, random func(n int) in
 		}
 	}
 	if len(next) == 0 {
-		return netip.Addr{}, ErrNoAddr
+		return netip.Addr{}, none(pools)
 	}
 	return next[random(len(next))], nil
 }

@@ -77,7 +77,7 @@ func parseSubnet(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(strings.TrimSpace(s))
 	switch {
 	case err != nil:
-		return p, fmt.Errorf("invalid CIDR address: %s: a subnet looks like 10.0.9.0/24", s)
+		return p, fmt.Errorf("invalid CIDR address: %s: a subnet looks like 10.0.9.0/24 or fd00:9::/64", s)
 	case p != p.Masked():
 		return p, fmt.Errorf("invalid subnet %s: it should be %s", s, p.Masked())
 	case p.Addr().Is4In6():
@@ -100,7 +100,7 @@ func parseSubnet(s string) (netip.Prefix, error) {
 
 func placeRanges(pools []Pool, ranges []string) error {
 	for _, s := range ranges {
-		r, err := netip.ParsePrefix(s)
+		r, err := netip.ParsePrefix(strings.TrimSpace(s))
 		if err != nil {
 			return fmt.Errorf("invalid CIDR address: %s: an ip-range looks like 10.0.9.128/25", s)
 		}
@@ -155,8 +155,8 @@ func placeAux(pools []Pool, aux map[string]string) error {
 
 // place parses an address and finds the pool that contains it; what names the flag that it came from.
 func place(pools []Pool, s, what string) (netip.Addr, int, error) {
-	a, err := netip.ParseAddr(s)
-	if err != nil {
+	a, err := netip.ParseAddr(strings.TrimSpace(s))
+	if err != nil || a.Zone() != "" {
 		return a, 0, fmt.Errorf("invalid %s %q: it is no IP address", what, s)
 	}
 	i := slices.IndexFunc(pools, func(p Pool) bool { return p.Subnet.Contains(a) })
@@ -183,10 +183,13 @@ func (p *Pool) defaultGateway() error {
 	return fmt.Errorf("subnet %s has no address left for a gateway: every one is auxiliary", p.Subnet)
 }
 
-// edge says what of an IPv4 subnet's two ends a is ("network address", "broadcast address"), and "" for every other address.
+// edge says what of a subnet's two ends a is, and "" for every other address. The first of an IPv6 subnet is every router's (RFC 4291, 2.6.1).
 func (p Pool) edge(a netip.Addr) string {
 	switch a {
 	case p.Subnet.Addr():
+		if a.Is6() {
+			return "subnet-router anycast address"
+		}
 		return "network address"
 	case lastAddr(p.Subnet):
 		if a.Is4() {

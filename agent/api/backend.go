@@ -62,7 +62,6 @@ type ClusterBackend interface {
 // NetworkRequest is a network create as the user put it.
 type NetworkRequest struct {
 	Spec       registry.NetworkSpec
-	IPv6       bool
 	Ingress    bool
 	ConfigOnly bool
 	ConfigFrom string

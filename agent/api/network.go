@@ -18,11 +18,11 @@ type networks struct {
 func (n *networks) CreateNetwork(ctx context.Context, r *weftv1.CreateNetworkRequest) (*weftv1.CreateNetworkResponse, error) {
 	id, warnings, err := n.b.CreateNetwork(ctx, NetworkRequest{
 		Spec: registry.NetworkSpec{
-			Name: r.Name, Driver: r.Driver, Internal: r.Internal,
+			Name: r.Name, Driver: r.Driver, Internal: r.Internal, IPv6: r.Ipv6,
 			Subnets: r.Subnets, Gateways: r.Gateways, IPRanges: r.IpRanges, Aux: r.AuxAddresses,
 			Options: r.Options, Labels: r.Labels, IPAMOpts: r.IpamOptions,
 		},
-		IPv6: r.Ipv6, Ingress: r.Ingress, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
+		Ingress: r.Ingress, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
 		IPAMDriver: r.IpamDriver, Scope: r.Scope,
 	})
 	if err != nil {

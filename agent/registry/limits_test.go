@@ -231,12 +231,13 @@ func TestALivenessIsTakenOverOrWaitedForAndNeverShared(t *testing.T) {
 }
 
 func FuzzSpec(f *testing.F) {
-	f.Add("net", "10.1.0.0/24", "10.1.0.1", "10.1.0.0/25", "10.1.0.9", registry.OptMTU, "1400")
-	f.Add("Host", "", "", "", "", registry.OptRouteOverlap, "maybe")
-	f.Add("a/b", "10.1.0.0/7", "x", "10.1.0.0/33", "::", "encrypted", "")
-	f.Fuzz(func(t *testing.T, name, subnet, gateway, ipRange, auxiliary, opt, value string) {
+	f.Add("net", "10.1.0.0/24", "10.1.0.1", "10.1.0.0/25", "10.1.0.9", registry.OptMTU, "1400", false)
+	f.Add("net", "fd00:1::/64", "fd00:1::1", "fd00:1::/80", "fd00:1::9", registry.OptMTU, "1280", true)
+	f.Add("Host", "", "", "", "", registry.OptRouteOverlap, "maybe", true)
+	f.Add("a/b", "10.1.0.0/7", "x", "10.1.0.0/33", "::", "encrypted", "", false)
+	f.Fuzz(func(t *testing.T, name, subnet, gateway, ipRange, auxiliary, opt, value string, ipv6 bool) {
 		h := newHost(t, memory.New(), "a")
-		s := registry.NetworkSpec{Name: name, Options: map[string]string{opt: value}}
+		s := registry.NetworkSpec{Name: name, IPv6: ipv6, Options: map[string]string{opt: value}}
 		if subnet != "" {
 			s.Subnets, s.Gateways, s.IPRanges, s.Aux = []string{subnet}, []string{gateway}, []string{ipRange}, map[string]string{"x": auxiliary}
 		}
@@ -244,7 +245,8 @@ func FuzzSpec(f *testing.F) {
 		if err != nil && registry.KindOf(err) == 0 {
 			t.Errorf("%+v: an error that is no refusal: %v", s, err)
 		}
-		if err == nil && (n.MTU < 576 || len(n.Pools) != 1 || !n.Pools[0].Subnet.Contains(n.Pools[0].Gateway)) {
+		pools := map[bool]int{false: 1, true: 2}[ipv6]
+		if err == nil && (n.MTU < 576 || len(n.Pools) != pools || !n.Pools[0].Subnet.Contains(n.Pools[0].Gateway) || !n.Pools[pools-1].Subnet.Contains(n.Pools[pools-1].Gateway)) {
 			t.Errorf("accepted %+v as %+v", s, n)
 		}
 		check(t, h.st)

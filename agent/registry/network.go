@@ -14,8 +14,13 @@ import (
 	"weft/store/record"
 )
 
-// overhead is what VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348).
-const overhead = 50
+// Overhead is what VXLAN adds to a packet that goes to or from a VTEP: outer Ethernet 14, IP 20 or 40, UDP 8, VXLAN 8 (RFC 7348).
+func Overhead(vtep netip.Addr) int {
+	if vtep.Is6() {
+		return 70
+	}
+	return 50
+}
 
 // CreateNetwork makes a network: its definition, name, VNI and pools in one transaction. Warnings are for the user.
 func (r *Registry) CreateNetwork(ctx context.Context, as Actor, spec NetworkSpec) (n *record.Network, rev store.Rev, warnings []string, err error) {
@@ -82,25 +87,19 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 	if err != nil {
 		return nil, err
 	}
-	pools, auto := p.pools, len(p.pools) == 0
-	if auto {
-		subnet, err := ipam.ChooseSubnet(r.bases(view), prefixes(append(taken.pools, taken.routes...)))
-		if err != nil {
-			return nil, refuse(InUse, "%s", err)
-		}
-		pools = []ipam.Pool{ipam.Automatic(subnet)}
-	} else if err := checkOverlaps(pools, taken, p.allowOverlap); err != nil {
+	pools, err := r.choosePools(spec, p, view, taken)
+	if err != nil {
 		return nil, err
 	}
 	n := &record.Network{
 		ID: id, Name: spec.Name, Driver: spec.driver(), Created: r.created(spec.Given), MTU: p.mtu, Internal: spec.Internal, IPv6: spec.IPv6,
-		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
+		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active, Pools: pools,
 	}
 	if err := r.forDriver(n, spec, view); err != nil {
 		return nil, err
 	}
-	for _, x := range pools {
-		n.Pools = append(n.Pools, record.Pool{Subnet: x.Subnet, Gateway: x.Gateway, IPRange: x.Range, Aux: x.Aux, Auto: auto})
+	if n.IPv6 && n.MTU < minMTU6 {
+		return nil, refuse(InUse, "the smallest underlay of the hosts leaves %d bytes for a packet, and IPv6 needs %d: raise the MTU of that host's interface", n.MTU, minMTU6)
 	}
 	return n, nil
 }
@@ -120,7 +119,7 @@ func (r *Registry) forDriver(n *record.Network, spec NetworkSpec, view *record.S
 	}
 	n.Scope, n.VNI = "global", vni
 	if n.MTU == 0 {
-		n.MTU = smallestUnderlay(view) - overhead
+		n.MTU = room(view)
 	}
 	return nil
 }
@@ -154,6 +153,45 @@ func (r *Registry) taken(view *record.Snapshot) (takenPrefixes, error) {
 		t.routes = append(t.routes, ipam.Taken{Prefix: x.Prefix, By: fmt.Sprintf("this host (interface %s)", x.Link)})
 	}
 	return t, err
+}
+
+// choosePools returns the pools that the user gave, and one of each family that is to have some and was given none.
+func (r *Registry) choosePools(spec NetworkSpec, p plan, view *record.Snapshot, not takenPrefixes) ([]record.Pool, error) {
+	if err := checkOverlaps(p.pools, not, p.allowOverlap); err != nil {
+		return nil, err
+	}
+	var out []record.Pool
+	taken := prefixes(append(not.pools, not.routes...))
+	if len(ipam.Family(p.pools, false)) == 0 {
+		subnet, err := ipam.ChooseSubnet(r.bases(view), taken)
+		if err != nil {
+			return nil, refuse(InUse, "%s", err)
+		}
+		out = append(out, automatic(subnet))
+	}
+	for _, x := range p.pools {
+		out = append(out, record.Pool{Subnet: x.Subnet, Gateway: x.Gateway, IPRange: x.Range, Aux: x.Aux})
+	}
+	if spec.IPv6 && len(ipam.Family(p.pools, true)) == 0 {
+		subnet, err := ipam.ChooseSubnet6(ipam.ULA(r.ulaName(view)), taken)
+		if err != nil {
+			return nil, refuse(InUse, "%s", err)
+		}
+		out = append(out, automatic(subnet))
+	}
+	return out, nil
+}
+
+func automatic(subnet netip.Prefix) record.Pool {
+	return record.Pool{Subnet: subnet, Gateway: ipam.Automatic(subnet).Gateway, Auto: true}
+}
+
+// ulaName is whose automatic IPv6 subnets these are: the cluster's, or, in a host's own records, the host's.
+func (r *Registry) ulaName(view *record.Snapshot) string {
+	if c := view.Cluster(); c != nil && r.cfg.ULA == "" {
+		return c.ID
+	}
+	return r.cfg.ULA
 }
 
 // chooseVNI takes the one that the network brings along, unless another network has it.
@@ -253,17 +291,18 @@ func (r *Registry) bases(view *record.Snapshot) []ipam.Base {
 	return out
 }
 
-func smallestUnderlay(view *record.Snapshot) int {
+// room is the largest packet that every host's tunnels carry.
+func room(view *record.Snapshot) int {
 	least := 0
 	for h := range view.Hosts() {
-		if h.MTU > 0 && (least == 0 || h.MTU < least) {
-			least = h.MTU
+		if r := min(h.MTU, 65535) - Overhead(h.VTEP); h.MTU > 0 && (least == 0 || r < least) {
+			least = r
 		}
 	}
 	if least == 0 {
-		return 1500
+		return 1500 - Overhead(netip.Addr{})
 	}
-	return min(least, 65535)
+	return least
 }
 
 // refuseIfUsed lists the network's partition. An endpoint whose record is corrupt counts.

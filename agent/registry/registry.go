@@ -33,6 +33,8 @@ type Config struct {
 	HostName func(record.HostID) string
 	// Underlay is the MTU of this host's way out; nil or 0: that of the hosts in the picture.
 	Underlay func() int
+	// ULA names whose automatic IPv6 subnets are given out; "" is the cluster's.
+	ULA string
 	// Random returns a number in [0,n): a loser of a race for an address takes one of the next at random.
 	Random func(n int) int
 }

@@ -19,7 +19,7 @@ type NetworkSpec struct {
 	Name     string
 	Driver   string // bridge or overlay; "" is overlay
 	Internal bool
-	IPv6     bool // dual stack
+	IPv6     bool // both families; else IPv4 alone
 	Subnets  []string
 	Gateways []string
 	IPRanges []string
@@ -53,7 +53,7 @@ func CheckName(what, name string) error {
 
 // plan is a checked spec.
 type plan struct {
-	pools        []ipam.Pool // empty: one is chosen
+	pools        []ipam.Pool // of a family that has none, one is chosen
 	mtu          int         // 0: from the underlay
 	allowOverlap bool
 	given        bool
@@ -85,15 +85,19 @@ func (s NetworkSpec) check() (plan, error) {
 	if p.pools, err = (ipam.Request{Subnets: s.Subnets, Gateways: s.Gateways, Ranges: s.IPRanges, Aux: s.Aux}).Parse(); err != nil {
 		return p, refuse(Invalid, "%s", err)
 	}
-	for _, pool := range p.pools {
-		if pool.Subnet.Addr().Is6() {
-			return p, refuse(Unsupported, "IPv6 subnet %s: this version supports IPv4 only", pool.Subnet)
-		}
+	if six := ipam.Family(p.pools, true); len(six) > 0 && !s.IPv6 {
+		return p, refuse(Invalid, "IPv6 is disabled for the new network: subnet %s needs --ipv6", six[0].Subnet)
+	}
+	if s.IPv6 && p.mtu > 0 && p.mtu < minMTU6 {
+		return p, refuse(Invalid, "invalid option %s=%d: IPv6 needs %d bytes at least (RFC 8200)", OptMTU, p.mtu, minMTU6)
 	}
 	return p, nil
 }
 
 func (s NetworkSpec) driver() string { return cmp.Or(s.Driver, "overlay") }
+
+// minMTU6 is the smallest MTU of a link that carries IPv6 (RFC 8200, 5); Linux turns IPv6 off below.
+const minMTU6 = 1280
 
 // size is what the record takes at the least.
 func (s NetworkSpec) size() int {
