@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -188,7 +189,8 @@ func (h *host) isEmpty() error {
 		}
 		return err
 	})
-	if err == nil && len(names) != 2 { // lo and eth0
+	slices.Sort(names)
+	if err == nil && !slices.Equal(names, []string{"eth0", "lo", "weft0"}) { // weft0 is the default network's bridge
 		err = fmt.Errorf("%s has the interfaces %v", h.Name, names)
 	}
 	left, e := lab.Left(lab.Config{Dir: h.Dir()})
