@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"bridge":                  {"store/record", "kernel", "port"},
 	"overlay":                 {"store/record", "kernel", "port"},
 	"dnssvc":                  {"store/record"},
+	"vip":                     {"store/record", "kernel"},
 	"agent/about":             {},
 	"agent/registry":          {"store", "store/record", "store/backup", "ipam"},
 	"agent/api":               {"proto/weft/v1", "store", "store/record", "agent/registry"},

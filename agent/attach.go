@@ -189,7 +189,7 @@ func (a *Agent) writeEndpoint(ctx context.Context, as registry.Actor, ep *record
 // become gives r what ep says; fields that this version does not know stay.
 func become(r, ep *record.Endpoint) {
 	r.Host, r.Incarnation, r.Sandbox, r.Name, r.Hostname = ep.Host, ep.Incarnation, ep.Sandbox, ep.Name, ep.Hostname
-	r.Aliases, r.Links, r.Addrs, r.Static, r.MAC, r.Running = ep.Aliases, ep.Links, ep.Addrs, ep.Static, ep.MAC, ep.Running
+	r.Aliases, r.VIPAliases, r.Links, r.Addrs, r.Static, r.MAC, r.Running = ep.Aliases, ep.VIPAliases, ep.Links, ep.Addrs, ep.Static, ep.MAC, ep.Running
 }
 
 // free refuses early what the transaction would refuse: a name or an address that the picture shows as another's.
@@ -199,6 +199,9 @@ func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want
 			return api.Refuse(api.Exists, "endpoint with name %s already exists in network %s", s.Name, n.Name)
 		}
 		return api.Refuse(api.Exists, "endpoint with name %s already exists in network %s (on host %s)", s.Name, n.Name, a.hostName(o.Host))
+	}
+	if err := aliasesFit(n, net, want); err != nil {
+		return err
 	}
 	if !want.IP.IsValid() {
 		return nil

@@ -71,8 +71,8 @@ func (a *Agent) joinable(ctx context.Context, r api.AttachmentRequest) (*record.
 		return nil, err
 	case n.ConfigOnly:
 		return nil, api.Refuse(api.Invalid, "cannot create endpoint on configuration-only network: %s holds settings for others (weft network create --config-from %s)", n.Name, n.Name)
-	case isDefault(n) && len(r.Aliases) > 0:
-		return nil, api.Refuse(api.Invalid, "Network-scoped alias is supported only for containers in user defined networks")
+	case isDefault(n) && len(r.Aliases)+len(r.VIPAliases) > 0:
+		return nil, api.Refuse(api.Invalid, "Network-scoped alias is supported only for containers in user defined networks: give sandboxes that call each other by name a network of their own (weft network create)")
 	}
 	return n, nil
 }

@@ -80,13 +80,16 @@ func checkMode(s *record.Sandbox, as []api.AttachmentRequest) error {
 // attachment checks what a sandbox asks of one network.
 func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentRequest) (*record.Network, record.Attachment, error) {
 	at := record.Attachment{
-		Aliases: uniqueAliases(r.Aliases), Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
+		Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
 	}
 	n, err := a.joinable(ctx, r)
 	if err != nil {
 		return nil, at, err
 	}
 	at.Network = n.ID
+	if err := setAliases(&at, n, r); err != nil {
+		return nil, at, err
+	}
 	if r.IP6 != "" {
 		return nil, at, api.Refuse(api.Unsupported, "--ip6 %s: this version supports IPv4 only", r.IP6)
 	}
@@ -102,11 +105,6 @@ func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentReq
 		}
 		if err := checkIP(n, at.IP); err != nil {
 			return nil, at, err
-		}
-	}
-	for _, alias := range at.Aliases {
-		if err := registry.CheckName("alias", alias); err != nil {
-			return nil, at, kindOf(err)
 		}
 	}
 	for _, l := range r.Links {

@@ -42,6 +42,7 @@ type loopConfig struct {
 	sight    sight
 	settings func() overlay.Settings
 	locals   func() map[record.NetworkID]presence
+	answers  func(*record.Snapshot) func(record.HostID) bool
 	ready    func() bool                              // false: nothing may be written yet; asked until it says yes once
 	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
 }
@@ -164,6 +165,7 @@ func (l *loop) pass(ctx context.Context, rs []request) {
 	settings := l.settings()
 	dirty, picture := l.sight.TakeDirty()
 	v := newView(settings, picture, l.locals())
+	v.answers = l.answers(picture)
 	if !l.fresh {
 		l.readAll(ctx, v)
 	}
@@ -192,7 +194,7 @@ func (l *loop) built(id record.NetworkID) bool { return len(l.have[id]) > 0 }
 func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart)}
 	for id := range v.locals {
-		due[id] = d.Meta || !l.built(id)
+		due[id] = d.Meta || !l.built(id) || v.unbalanced(id, l.have[id])
 	}
 	for id := range l.have {
 		_, here := v.locals[id]

@@ -39,7 +39,8 @@ type site struct {
 	mu     sync.Mutex // guards what follows
 	boxes  map[record.SandboxID]*record.Sandbox
 	failed map[string]error
-	begin  bool // the loop may write
+	silent map[record.HostID]bool // hosts that do not answer
+	begin  bool                   // the loop may write
 	stop   func()
 }
 
@@ -60,6 +61,13 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 		log: log, clock: machineClock{}, exec: k, sight: sight{s.follower, s.own},
 		settings: func() overlay.Settings {
 			return overlay.Settings{Self: self, VTEP: ip("192.0.2.1"), VXLANPort: 4789, NetnsDir: testDir}
+		},
+		answers: func(*record.Snapshot) func(record.HostID) bool {
+			return func(id record.HostID) bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return !s.silent[id]
+			}
 		},
 		locals: func() map[record.NetworkID]presence {
 			s.mu.Lock()
@@ -147,6 +155,7 @@ func pass(d time.Duration) {
 func (s *site) holds(what string) {
 	s.t.Helper()
 	v := newView(s.settings(), s.sight.Picture(), s.locals())
+	v.answers = s.answers(s.sight.Picture())
 	want := v.want(hostPart)
 	for id := range v.locals {
 		maps.Copy(want, v.want(id))

@@ -14,7 +14,7 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 	running := s.Up
 	ep := &record.Endpoint{
 		ID: a.Endpoint, Network: a.Network, Host: self, Incarnation: incarnation, Sandbox: s.ID, Name: s.Name, Hostname: s.Hostname,
-		Aliases: a.Aliases, Links: a.Links, Static: a.IP.IsValid(), MAC: a.MAC, Running: running,
+		Aliases: a.Aliases, VIPAliases: a.VIPAliases, Links: a.Links, Static: a.IP.IsValid(), MAC: a.MAC, Running: running,
 	}
 	if running || ep.Static || s.Status == record.SandboxRestarting {
 		ep.Addrs = a.Addrs
@@ -93,5 +93,5 @@ func merged(self record.HostID, net *record.Net, l presence) []*record.Endpoint 
 func sameRecord(have, want *record.Endpoint) bool {
 	return have.Host == want.Host && have.Incarnation == want.Incarnation && have.Sandbox == want.Sandbox && have.Name == want.Name &&
 		have.Hostname == want.Hostname && have.Static == want.Static && have.MAC == want.MAC && have.Running == want.Running &&
-		slices.Equal(have.Aliases, want.Aliases) && slices.Equal(have.Links, want.Links) && slices.Equal(have.Addrs, want.Addrs)
+		slices.Equal(have.Aliases, want.Aliases) && slices.Equal(have.VIPAliases, want.VIPAliases) && slices.Equal(have.Links, want.Links) && slices.Equal(have.Addrs, want.Addrs)
 }

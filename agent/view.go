@@ -18,6 +18,7 @@ type view struct {
 	settings overlay.Settings
 	picture  *record.Snapshot
 	locals   map[record.NetworkID]presence
+	answers  func(record.HostID) bool // whether another host's endpoints are to be had; nil: all are
 }
 
 // newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
@@ -42,18 +43,26 @@ func (v view) network(id record.NetworkID) (overlay.Network, bool) {
 
 // render is all that the kernel should hold for a network.
 func (v view) render(n overlay.Network) kernel.State {
+	var out kernel.State
 	if n.Record.IsLocal() {
-		return bridge.Render(bridge.Network{Record: n.Record, Ports: n.Ports})
+		out = bridge.Render(bridge.Network{Record: n.Record, Ports: n.Ports})
+	} else {
+		out = overlay.Render(v.settings, n)
 	}
-	return overlay.Render(v.settings, n)
+	v.balance(out, n.Record.ID, n.Ports)
+	return out
 }
 
 // renderPort is the part of render that one port needs.
 func (v view) renderPort(n overlay.Network, p port.Port) kernel.State {
+	var out kernel.State
 	if n.Record.IsLocal() {
-		return bridge.RenderPort(bridge.Network{Record: n.Record, Ports: n.Ports}, p)
+		out = bridge.RenderPort(bridge.Network{Record: n.Record, Ports: n.Ports}, p)
+	} else {
+		out = overlay.RenderPort(v.settings, n, p)
 	}
-	return overlay.RenderPort(v.settings, n, p)
+	v.balance(out, n.Record.ID, []port.Port{p})
+	return out
 }
 
 func (v view) vtep(id record.HostID) (netip.Addr, bool) {
@@ -111,10 +120,14 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 	if !ok {
 		return kernel.State{}, have
 	}
-	if !known || n.Record.IsLocal() { // unknown is not empty; a local network has no remote endpoints
-		return kernel.State{}, kernel.State{}
-	}
 	want, part = kernel.State{}, kernel.State{}
+	switch {
+	case !known: // unknown is not empty
+		return want, part
+	case n.Record.IsLocal(): // it has no remote endpoints
+		v.rebalance(id, n.Ports, want, part, have)
+		return want, part
+	}
 	for ep := range eps {
 		if r, ok := net.Endpoint(ep); ok && r.Host != v.settings.Self {
 			maps.Copy(want, overlay.RemotePort(v.settings, n, r))
@@ -134,6 +147,7 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 		}
 	}
 	take(part, want, have)
+	v.rebalance(id, n.Ports, want, part, have)
 	return want, part
 }
 

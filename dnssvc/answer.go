@@ -43,6 +43,7 @@ type locals struct {
 	seen    weak.Pointer[record.Snapshot] // whose entries these are; weak, so that an idle resolver keeps no old picture alive
 	entries map[string]*entry
 	addrs   []netip.Addr // scratch
+	ends    []int        // scratch: where in addrs those of each network end
 }
 
 // entry is a name that was looked up, and whose turn it is among its addresses. A and AAAA take turns apart: a client that always asks
@@ -115,22 +116,27 @@ func (l *locals) answer(b []byte, tcp bool) ([]byte, verdict) {
 		return w.finish(out, rcodeOK), reply
 	}
 	if !l.exists(e) {
-		return l.unknown(&w, b, e.blind && (q.single() || e.ours || l.known.Internal))
+		doubt := e.blind && (q.single() || e.ours || l.known.Internal)
+		if e.owned && !doubt {
+			w.authority = true
+			return w.finish(w.begin(b), rcodeName), reply
+		}
+		return l.unknown(&w, b, doubt)
 	}
 	w.authority = true
 	out := w.begin(b)
 	switch q.qtype {
 	case typeA:
-		out = w.addresses(out, l.addrs, e.turn4)
+		out = w.addresses(out, l.addrs, l.ends, e.turn4)
 		e.turn4++
 	case typeAAAA:
-		out = w.addresses(out, l.addrs, e.turn6)
+		out = w.addresses(out, l.addrs, l.ends, e.turn6)
 		e.turn6++
 	}
 	return w.finish(out, rcodeOK), reply
 }
 
-// unknown is the way of a name that no usable endpoint has. Where that cannot be told for sure and no other server would know better, the
+// unknown is the way of a name that nobody in the sandbox's networks has. Where that cannot be told for sure and no other server would know better, the
 // asker is told to ask again.
 func (l *locals) unknown(w *writer, b []byte, doubt bool) ([]byte, verdict) {
 	switch {
@@ -142,21 +148,14 @@ func (l *locals) unknown(w *writer, b []byte, doubt bool) ([]byte, verdict) {
 	return nil, pass
 }
 
-// exists tells whether a usable endpoint has the name, and leaves the addresses of the question's family in l.addrs.
+// exists tells whether a usable endpoint, or a virtual address, has the name, and leaves the addresses of the question's family in l.addrs.
 func (l *locals) exists(e *entry) bool {
-	for _, eps := range e.ranks {
-		l.addrs = l.addrs[:0]
+	for _, groups := range e.ranks {
+		l.addrs, l.ends = l.addrs[:0], l.ends[:0]
 		some := false
-		for _, ep := range eps {
-			if !l.usable(ep) {
-				continue
-			}
-			some = true
-			for _, a := range ep.Addrs {
-				if a = a.Unmap(); a.Is4() == (l.q.qtype == typeA) {
-					l.addrs = append(l.addrs, a)
-				}
-			}
+		for i := range groups {
+			some = l.take(&groups[i]) || some
+			l.ends = append(l.ends, len(l.addrs))
 		}
 		if some {
 			return true
@@ -165,9 +164,32 @@ func (l *locals) exists(e *entry) bool {
 	return false
 }
 
+// take adds the addresses of one network; false if nothing there can be answered with.
+func (l *locals) take(g *group) bool {
+	some := len(g.vips) > 0
+	for _, v := range g.vips {
+		l.takeAddrs(v.Addrs)
+	}
+	for _, ep := range g.eps {
+		if l.usable(ep) {
+			some = true
+			l.takeAddrs(ep.Addrs)
+		}
+	}
+	return some
+}
+
+func (l *locals) takeAddrs(addrs []netip.Addr) {
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() == (l.q.qtype == typeA) {
+			l.addrs = append(l.addrs, a)
+		}
+	}
+}
+
 func (l *locals) pointer(e *entry) (string, bool) {
 	for _, p := range e.pointers {
-		if l.usable(p.ep) {
+		if p.ep == nil || l.usable(p.ep) {
 			return p.name, true
 		}
 	}
@@ -220,8 +242,20 @@ func (w *writer) record(out []byte, rrtype uint16, length int) []byte {
 	return append(out, 0xc0, headerLen, byte(rrtype>>8), byte(rrtype), 0, classIN, 0, 0, 0, localTTL, byte(length>>8), byte(length))
 }
 
-// addresses writes A or AAAA records, as many as fit, beginning with the one whose turn it is.
-func (w *writer) addresses(out []byte, addrs []netip.Addr, turn uint32) []byte {
+// addresses writes A or AAAA records, as many as fit: the networks' in the order in which the sandbox is in them, as Docker searches them, and of
+// each beginning with the one whose turn it is.
+func (w *writer) addresses(out []byte, addrs []netip.Addr, ends []int, turn uint32) []byte {
+	from := 0
+	for _, end := range ends {
+		if end > from {
+			out = w.rotated(out, addrs[from:end], turn)
+		}
+		from = end
+	}
+	return out
+}
+
+func (w *writer) rotated(out []byte, addrs []netip.Addr, turn uint32) []byte {
 	for i := range addrs {
 		a := addrs[(int(turn%uint32(len(addrs)))+i)%len(addrs)]
 		if a.Is4() {

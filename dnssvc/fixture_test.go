@@ -88,6 +88,22 @@ func (w *world) put(ep *record.Endpoint) {
 	w.apply(record.NetPartition(ep.Network), puts...)
 }
 
+// vip gives an alias a virtual address; spec is "ALIAS ADDRESS…".
+func (w *world) vip(net record.NetworkID, spec string) {
+	w.t.Helper()
+	f := strings.Fields(spec)
+	v := &record.VIP{Network: net, Alias: f[0]}
+	puts := []store.Entry{{}}
+	for _, s := range f[1:] {
+		v.Addrs = append(v.Addrs, netip.MustParseAddr(s))
+		puts = append(puts, store.Entry{Key: record.AddrKey(net, netip.MustParseAddr(s)), Value: []byte(record.VIPOwner(f[0]))})
+	}
+	puts[0] = store.Entry{Key: record.VIPKey(net, f[0]), Value: w.encode(v)}
+	w.apply(record.NetPartition(net), puts...)
+}
+
+func balanced(ep *record.Endpoint) { ep.VIPAliases = ep.Aliases }
+
 func (w *world) picture() *record.Snapshot { return w.pic }
 
 // sandboxID is the ID of the sandbox of a name: its bytes in hex, so that a test can tell its first 12 digits.

@@ -2,6 +2,7 @@ package dnssvc
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/store/record"
@@ -24,15 +25,25 @@ const (
 // found is what a picture has for one name, seen from one sandbox. Whether an endpoint is usable is asked for each answer anew: that
 // depends on more than the picture.
 type found struct {
-	ranks    [ranks][]*record.Endpoint
+	ranks    [ranks][]group
 	pointers []pointer
 	blind    bool // the endpoints of one of the sandbox's networks are not known: nobody can say that a name does not exist
 	ours     bool // and the name ends in that network's: nobody else can have it
+	owned    bool // somebody in these networks has the name or the address, whether it can be answered with or not: it is asked nowhere else
+
+	network int // the one that is looked through, in the order of the sandbox's
+}
+
+// group is what a name means in one network: endpoints, or the virtual address of an alias.
+type group struct {
+	network int
+	eps     []*record.Endpoint
+	vips    []*record.VIP
 }
 
 // pointer is the name of an address.
 type pointer struct {
-	ep   *record.Endpoint
+	ep   *record.Endpoint // nil: of a virtual address
 	name string
 }
 
@@ -40,7 +51,8 @@ type pointer struct {
 func lookup(p *record.Snapshot, in []Network, name string) *found {
 	f := &found{}
 	addr, reverse := parseReverse(name)
-	for _, n := range in {
+	for i, n := range in {
+		f.network = i
 		var title string // unknown: no name ends in it
 		if network, ok := p.Network(n.ID); ok {
 			title = network.Name
@@ -56,29 +68,40 @@ func lookup(p *record.Snapshot, in []Network, name string) *found {
 			continue
 		}
 		f.links(net, n.Links, name, byLink)
-		for _, ep := range net.ByLabel(name) {
-			f.add(rankOf(ep, name), ep)
-		}
+		f.labels(net, name, rankOf)
 		if qualified {
-			f.qualified(net, n.Links, short)
+			f.links(net, n.Links, short, byOther)
+			f.labels(net, short, rankQualified)
 		}
 	}
 	return f
 }
 
-// qualified finds a name that was asked for with its network's.
-func (f *found) qualified(net *record.Net, links []record.Link, name string) {
-	f.links(net, links, name, byOther)
+// labels finds those that have a name in a network. An alias with a virtual address is that address: its members are the clients' matter.
+func (f *found) labels(net *record.Net, name string, rankOf func(*record.Endpoint, string) rank) {
+	v, _ := net.VIP(name)
 	for _, ep := range net.ByLabel(name) {
-		r := byOther
-		if rankOf(ep, name) == byName {
-			r = byNameNetwork
+		f.owned = true
+		if v != nil && ep.HasAlias(name) && !isOwnLabel(ep, name) {
+			continue
 		}
-		f.add(r, ep)
+		f.add(rankOf(ep, name), ep)
+	}
+	if v != nil {
+		f.owned = true
+		f.addVIP(rankOf(&record.Endpoint{}, name), v)
 	}
 }
 
-// links finds the targets of the links of that name. A target that is not there (yet) leaves the name to others.
+// rankQualified is rankOf a name that was asked for with its network's.
+func rankQualified(ep *record.Endpoint, name string) rank {
+	if rankOf(ep, name) == byName {
+		return byNameNetwork
+	}
+	return byOther
+}
+
+// links finds the targets of the links of that name. A target that is not there (yet) leaves the name to others in the sandbox's networks.
 func (f *found) links(net *record.Net, links []record.Link, name string, r rank) {
 	for _, l := range links {
 		alias := l.Alias
@@ -88,7 +111,14 @@ func (f *found) links(net *record.Net, links []record.Link, name string, r rank)
 		if record.Fold(alias) != name {
 			continue
 		}
-		for _, ep := range linkTargets(net, record.Fold(l.Target)) {
+		f.owned = true
+		target := record.Fold(l.Target)
+		eps := linkTargets(net, target)
+		if v, _ := net.VIP(target); v != nil && (len(eps) == 0 || !isOwnLabel(eps[0], target)) {
+			f.addVIP(r, v)
+			continue
+		}
+		for _, ep := range eps {
 			f.add(r, ep)
 		}
 	}
@@ -118,15 +148,31 @@ func (f *found) add(r rank, ep *record.Endpoint) {
 	if !answers(ep) {
 		return
 	}
-	for _, have := range f.ranks[r] {
-		if have == ep {
-			return
-		}
+	if g := f.group(r); !slices.Contains(g.eps, ep) {
+		g.eps = append(g.eps, ep)
 	}
-	f.ranks[r] = append(f.ranks[r], ep)
+}
+
+func (f *found) addVIP(r rank, v *record.VIP) {
+	if g := f.group(r); !slices.Contains(g.vips, v) {
+		g.vips = append(g.vips, v)
+	}
+}
+
+// group is what a rank has of the network that is looked through.
+func (f *found) group(r rank) *group {
+	if n := len(f.ranks[r]); n == 0 || f.ranks[r][n-1].network != f.network {
+		f.ranks[r] = append(f.ranks[r], group{network: f.network})
+	}
+	return &f.ranks[r][len(f.ranks[r])-1]
 }
 
 func (f *found) point(net *record.Net, network string, addr netip.Addr) {
+	f.owned = f.owned || net.Taken(addr)
+	if v, ok := net.VIPByAddr(addr); ok && network != "" {
+		f.pointers = append(f.pointers, pointer{nil, v.Alias + "." + network})
+		return
+	}
 	if ep, ok := net.ByAddr(addr); ok && answers(ep) && network != "" {
 		f.pointers = append(f.pointers, pointer{ep, ep.Name + "." + network})
 	}
@@ -134,6 +180,9 @@ func (f *found) point(net *record.Net, network string, addr netip.Addr) {
 
 // answers tells whether the record itself lets an endpoint be answered with.
 func answers(ep *record.Endpoint) bool { return ep.Running && len(ep.Addrs) > 0 }
+
+// isOwnLabel tells a label that is no alias from one that is.
+func isOwnLabel(ep *record.Endpoint, name string) bool { return rankOf(ep, name) != byAlias }
 
 // rankOf tells which of an endpoint's labels a folded name is.
 func rankOf(ep *record.Endpoint, name string) rank {

@@ -22,13 +22,19 @@ func local(t testing.TB, w *world, sb Sandbox, usable func(*record.Endpoint) boo
 
 func asked(t testing.TB, l *locals, sb Sandbox, name string, qtype uint16) (string, *dns.Msg) {
 	t.Helper()
+	return askedAs(t, l, newKnowledge(sb), name, qtype)
+}
+
+// askedAs asks in the name of a sandbox that the resolver knows already: whose turn it is lives on.
+func askedAs(t testing.TB, l *locals, k *knowledge, name string, qtype uint16) (string, *dns.Msg) {
+	t.Helper()
 	q := new(dns.Msg)
 	q.SetQuestion(dns.Fqdn(name), qtype)
 	packet, err := q.Pack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.begin(newKnowledge(sb))
+	l.begin(k)
 	out, v := l.answer(packet, true)
 	l.done()
 	switch v {
@@ -103,8 +109,10 @@ func TestNames(t *testing.T) {
 		{"alias-2", dns.TypeA, "10.0.2.3"},
 		{"mixed_case.NAME", dns.TypeA, "10.0.2.3"},
 		{"mixed_case.name.green", dns.TypeA, "10.0.2.3"},
-		{"off", dns.TypeA, "forward"},
-		{"bare", dns.TypeA, "forward"},
+		{"off", dns.TypeA, "NXDOMAIN"}, // it belongs to one that is stopped: asked nowhere else
+		{"off", dns.TypeANY, "NXDOMAIN"},
+		{"off.green", dns.TypeA, "NXDOMAIN"},
+		{"bare", dns.TypeA, "NXDOMAIN"},
 		{"secret", dns.TypeA, "forward"},
 		{"hidden.red", dns.TypeA, "forward"},
 		{"blue", dns.TypeA, "forward"},
@@ -116,7 +124,7 @@ func TestNames(t *testing.T) {
 		{"2.2.0.10.IN-ADDR.arpa", dns.TypePTR, "web.Green."},
 		{"2.1.0.10.in-addr.arpa", dns.TypeA, "empty"},
 		{"2.3.0.10.in-addr.arpa", dns.TypePTR, "forward"}, // in a network of somebody else
-		{"4.2.0.10.in-addr.arpa", dns.TypePTR, "forward"},
+		{"4.2.0.10.in-addr.arpa", dns.TypePTR, "NXDOMAIN"},
 		{"2.1.0.10.10.in-addr.arpa", dns.TypePTR, "forward"},
 		{"3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", dns.TypePTR, "db.blue."},
 	} {
@@ -173,7 +181,7 @@ func TestCollisions(t *testing.T) {
 			}
 			gone[ep.ID] = true
 		}
-		if got, _ := local(t, w, sb, usable, name, dns.TypeA); got != "forward" {
+		if got, _ := local(t, w, sb, usable, name, dns.TypeA); got != "NXDOMAIN" {
 			t.Errorf("%s, when all are gone: %s", name, got)
 		}
 	}
@@ -209,7 +217,8 @@ func TestLinks(t *testing.T) {
 	expect(other, "d", "forward")
 
 	// given a target that comes later
-	expect(linking, "l", "forward")
+	expect(linking, "l", "NXDOMAIN")
+	expect(other, "l", "forward")
 	later := w.ep(blue, "later 10.0.1.3 fd00::3")
 	expect(linking, "l", "10.0.1.3")
 	if got, _ := local(t, w, linking, nil, "l", dns.TypeAAAA); got != "fd00::3" {
@@ -233,7 +242,7 @@ func TestLinks(t *testing.T) {
 	gone := *db
 	gone.Running = false
 	w.put(&gone)
-	expect(linking, "d", "forward")
+	expect(linking, "d", "NXDOMAIN")
 	expect(linking, "db", "10.0.2.2")
 
 	// given a link to an alias of several
@@ -259,8 +268,8 @@ func TestOnlyUsableEndpointsAnswer(t *testing.T) {
 		name, want, atRev string
 	}{
 		{nil, "both", "10.0.0.1 10.0.0.2", "a.blue."},
-		{[]*record.Endpoint{a}, "both", "10.0.0.2", "forward"},
-		{[]*record.Endpoint{a, b}, "both", "forward", "forward"},
+		{[]*record.Endpoint{a}, "both", "10.0.0.2", "NXDOMAIN"},
+		{[]*record.Endpoint{a, b}, "both", "NXDOMAIN", "NXDOMAIN"},
 		{nil, "both", "10.0.0.1 10.0.0.2", "a.blue."}, // although nothing changed in the picture
 	} {
 		clear(down)

@@ -29,6 +29,13 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 		}
 		return nil
 	}
+	if b, ok := o.Obj.Spec.(Balance); ok {
+		there, err := elementsIn(ctx, c, tableID{uint8(t.Family), t.Name}, nil)
+		if err != nil {
+			return err
+		}
+		return putBalance(c, t, b, there != nil)
+	}
 	spec := o.Obj.Spec.(Table)
 	kept, err := elementsIn(ctx, c, tableID{uint8(t.Family), t.Name}, spec.Sets)
 	if err != nil {

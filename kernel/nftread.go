@@ -11,6 +11,9 @@ import (
 
 const ownTable = "weft"
 
+// setConstant is a set, or a map, whose elements are part of its table: nobody can change them, and the table's mark says what they are.
+const setConstant SetType = "constant"
+
 // tableID is a table's place in a namespace.
 type tableID struct {
 	family uint8
@@ -91,6 +94,9 @@ func readOwnTable(ctx context.Context, s *socket, t tableID, ns string, out Stat
 	link := family + " " + t.name
 	out.Add(Object{Key: Key{Kind: KindTable, NS: ns, Link: link}, Spec: readTable{mark: mark}})
 	for _, set := range sets {
+		if set.Type == setConstant {
+			continue
+		}
 		es, err := readElements(ctx, s, t, set.Name)
 		if err != nil {
 			return err
@@ -169,6 +175,9 @@ func typeOf(m []byte) SetType {
 		case unix.NFTA_SET_DATA_TYPE:
 			data = n
 		}
+	}
+	if flags&unix.NFT_SET_CONSTANT != 0 {
+		return setConstant
 	}
 	for _, t := range setTypes {
 		s, err := setOf(nil, Set{Type: t})

@@ -87,7 +87,7 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 		return links, err
 	}
 	if !s.own && !s.host {
-		return links, nil
+		return links, readTables(ctx, c, ns, out)
 	}
 	if err := readNeighs(ctx, c, s, out); err != nil {
 		return links, err

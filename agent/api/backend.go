@@ -75,6 +75,7 @@ type AttachmentRequest struct {
 	IP, IP6    string
 	MAC        string
 	Aliases    []string
+	VIPAliases []string // of Aliases, those with a virtual address
 	Links      []record.Link
 	DriverOpts map[string]string
 	GwPriority int

@@ -82,7 +82,7 @@ func hostProto(v HostView) *weftv1.Host {
 func endpointProto(v EndpointView) *weftv1.Endpoint {
 	out := &weftv1.Endpoint{
 		Id: string(v.ID), NetworkId: string(v.Endpoint.Network), HostId: string(v.Host), Host: v.HostName,
-		SandboxId: string(v.Sandbox), Name: v.Name, Hostname: v.Hostname, Aliases: v.Aliases, MacAddress: string(v.MAC),
+		SandboxId: string(v.Sandbox), Name: v.Name, Hostname: v.Hostname, Aliases: v.Aliases, VipAliases: v.VIPAliases, MacAddress: string(v.MAC),
 		Running: v.Running, State: v.State, Static: v.Static,
 	}
 	if v.Network != nil {

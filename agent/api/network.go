@@ -124,7 +124,7 @@ func poolProto(p record.Pool) *weftv1.Pool {
 
 func attachmentRequest(a *weftv1.Attachment) AttachmentRequest {
 	out := AttachmentRequest{
-		Network: a.GetNetwork(), IP: a.GetIp(), IP6: a.GetIp6(), MAC: a.GetMacAddress(), Aliases: a.GetAliases(),
+		Network: a.GetNetwork(), IP: a.GetIp(), IP6: a.GetIp6(), MAC: a.GetMacAddress(), Aliases: a.GetAliases(), VIPAliases: a.GetVipAliases(),
 		DriverOpts: a.GetDriverOptions(), GwPriority: int(a.GetGwPriority()),
 	}
 	for _, l := range a.GetLinks() {

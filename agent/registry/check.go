@@ -3,6 +3,7 @@ package registry
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -88,13 +89,28 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 				byAddr, _ := n.ByAddr(a)
 				ok = ok && byAddr == ep
 			}
+			for _, alias := range ep.VIPAliases {
+				v, _ := n.VIP(alias)
+				ok = ok && v != nil
+			}
 		case "addr":
 			a, err := netip.ParseAddr(name)
 			ep, found := n.ByAddr(a)
-			ok = err == nil && (found && hasAddr(ep, a) || keptBy(n, record.EndpointID(e.Value), a))
+			ok = err == nil && (found && hasAddr(ep, a) || keptBy(n, record.EndpointID(e.Value), a) || isVIP(n, a))
 		case "name":
 			ep, found := n.ByName(name)
 			ok = found && record.Fold(ep.Name) == name
+		case "vip":
+			v, _ := n.VIP(name)
+			if v == nil {
+				errs = append(errs, fmt.Errorf("%s is corrupt", e.Key))
+				continue
+			}
+			ok = record.Fold(v.Alias) == name && len(n.Members(name)) > 0
+			for _, a := range v.Addrs {
+				byAddr, _ := n.VIPByAddr(a)
+				ok = ok && byAddr == v
+			}
 		case "kept":
 			k, _ := n.Kept(name)
 			if k == nil {
@@ -129,4 +145,9 @@ func hasAddr(ep *record.Endpoint, a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+func isVIP(n *record.Net, a netip.Addr) bool {
+	v, ok := n.VIPByAddr(a)
+	return ok && slices.Contains(v.Addrs, a)
 }

@@ -48,8 +48,10 @@ func (e *NameTakenError) Error() string {
 // those of store.Store; after ErrUnknown the endpoint may exist or come to exist, and its ID is to be released.
 func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endpoint) (store.Rev, error) {
 	var rev store.Rev
+	whole, tries := ep, 0
 	netRev := r.activeInPicture(ep.Network)
 	err := retry(ctx, func(fresh bool) (bool, error) {
+		tries++
 		if fresh || netRev == store.Absent {
 			var err error
 			if netRev, err = r.activeNetwork(ctx, ep.Network); err != nil {
@@ -68,7 +70,6 @@ func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endp
 		t.when(record.EndpointKey(ep.Network, ep.ID), store.Absent)
 		t.t.If = append(t.t.If, conds...)
 		t.when(record.NetworkKey(ep.Network), netRev)
-		t.put(record.EndpointKey(ep.Network, ep.ID), ep)
 		t.takeOver(kept, keptRev, ep)
 		for _, a := range ep.Addrs {
 			if kept == nil || !kept.Has(a) {
@@ -76,10 +77,32 @@ func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endp
 			}
 		}
 		t.claim(record.EndpointNameKey(ep.Network, ep.Name), string(ep.ID))
+		if ep, err = r.joinFirst(ctx, &t, whole, fresh); err != nil {
+			return false, err
+		}
+		t.put(record.EndpointKey(ep.Network, ep.ID), ep)
 		rev, err = r.commit(ctx, t)
 		return r.createOutcome(ctx, as, ep, err, &rev)
 	})
-	return rev, err
+	if err != nil || len(whole.VIPAliases) < 2 || tries == 1 && len(ep.VIPAliases) == len(whole.VIPAliases) {
+		return rev, err
+	}
+	// The rest had no room; or an attempt whose outcome was unknown may have made an endpoint with fewer.
+	return r.UpdateEndpoint(ctx, as, ep.Network, ep.ID, func(now *record.Endpoint) { now.Aliases, now.VIPAliases = whole.Aliases, whole.VIPAliases })
+}
+
+// joinFirst adds to the transaction that makes an endpoint what makes it a member of as many aliases as there is room for, and returns the endpoint
+// with those alone.
+func (r *Registry) joinFirst(ctx context.Context, t *txn, ep *record.Endpoint, fresh bool) (*record.Endpoint, error) {
+	m, err := r.membership(ctx, ep, nil, ep.VIPAliases, fresh)
+	if m == nil {
+		return ep, err
+	}
+	now, err := m.step(t, 1)
+	if err != nil {
+		return nil, err
+	}
+	return withVIPs(ep, now), nil
 }
 
 // createOutcome says whether to try again, or what came of it.
@@ -101,9 +124,26 @@ func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpo
 		if kept, _, err := r.keptFor(ctx, ep, true); err == nil && kept != nil && slices.ContainsFunc(ep.Addrs, kept.Has) {
 			return true, fmt.Errorf("%s is kept for %s", c.Key, ep.Name) // the picture did not have it yet
 		}
+		if !claims(ep, c.Key) {
+			return true, fmt.Errorf("%s was taken meanwhile", c.Key) // chosen for an alias: another will do
+		}
 		return false, r.addrTaken(ctx, ep.Network, c.Key)
 	}
 	return true, err // the network's record, the fence or what was kept: look at the store itself
+}
+
+// claims tells whether an address' key is of one of the endpoint's own.
+func claims(ep *record.Endpoint, k store.Key) bool {
+	return slices.ContainsFunc(ep.Addrs, func(a netip.Addr) bool { return record.AddrKey(ep.Network, a) == k })
+}
+
+// vipOwner is the alias whose virtual address a claim is.
+func (r *Registry) vipOwner(ctx context.Context, claim store.Key) (string, bool) {
+	e, err := r.cfg.Store.Get(ctx, claim)
+	if err != nil {
+		return "", false
+	}
+	return record.VIPOf(record.EndpointID(e.Value))
 }
 
 // activeInPicture returns the revision of an active network in the picture; store.Absent where only the store itself can tell. A transaction
@@ -152,6 +192,8 @@ func (r *Registry) addrTaken(ctx context.Context, id record.NetworkID, k store.K
 	e := &AddrTakenError{Addr: a, Owner: "another endpoint"}
 	if o := r.owner(ctx, id, k); o != nil {
 		e.Owner, e.Host = o.Name, r.hostName(o.Host)
+	} else if alias, ok := r.vipOwner(ctx, k); ok {
+		e.Owner = "the alias " + alias + " as its virtual address"
 	} else if k := r.keeper(id, a); k != nil {
 		e.Owner = k.Name + ", for which it is kept since it was imported"
 	}
@@ -181,9 +223,18 @@ func (r *Registry) networkName(id record.NetworkID) string {
 // UpdateEndpoint changes an endpoint's record, and with it which addresses and which name it claims. change gets a copy and may be called again
 // after a lost race; the network and the ID must stay. Errors are those of CreateEndpoint.
 func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, change func(*record.Endpoint)) (store.Rev, error) {
+	for {
+		rev, whole, err := r.updateOnce(ctx, as, n, id, change)
+		if err != nil || whole {
+			return rev, err
+		}
+	}
+}
+
+// updateOnce is one transaction; whole tells that nothing is left for another: each has room for a few aliases with a virtual address.
+func (r *Registry) updateOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, change func(*record.Endpoint)) (rev store.Rev, whole bool, err error) {
 	key := record.EndpointKey(n, id)
-	var rev store.Rev
-	err := retry(ctx, func(fresh bool) (bool, error) {
+	err = retry(ctx, func(fresh bool) (bool, error) {
 		old, oldRev, err := r.endpoint(ctx, n, id, fresh)
 		if err != nil {
 			return false, err
@@ -195,12 +246,14 @@ func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.Networ
 		if err != nil {
 			return false, err
 		}
-		next := *old
-		change(&next)
+		next := edited(old, change)
+		m, err := r.membership(ctx, next, old.VIPAliases, next.VIPAliases, fresh)
+		if err != nil {
+			return false, err
+		}
 		t := txn{}
 		t.t.If = conds
 		t.when(key, oldRev)
-		t.put(key, &next)
 		for _, a := range next.Addrs {
 			if !slices.Contains(old.Addrs, a) {
 				t.claim(record.AddrKey(n, a), string(id))
@@ -215,17 +268,26 @@ func (r *Registry) UpdateEndpoint(ctx context.Context, as Actor, n record.Networ
 			t.claim(is, string(id))
 			t.del(was)
 		}
+		if whole, err = m.update(&t, next); err != nil {
+			return false, err
+		}
 		rev, err = r.commit(ctx, t)
 		k, lost := conflict(err)
-		if lost && (strings.HasPrefix(k.Name, "addr/") || k == record.EndpointNameKey(n, next.Name)) {
-			return r.claimOutcome(ctx, n, id, k, &next)
+		if lost && (claims(next, k) || k == record.EndpointNameKey(n, next.Name)) {
+			return r.claimOutcome(ctx, n, id, k, next)
 		}
 		if lost && as.Session != nil && k == as.Session.Alive().Key {
 			return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
 		}
 		return lost || errors.Is(err, store.ErrUnknown), err
 	})
-	return rev, err
+	return rev, whole, err
+}
+
+func edited(old *record.Endpoint, change func(*record.Endpoint)) *record.Endpoint {
+	next := *old
+	change(&next)
+	return &next
 }
 
 // claimOutcome: an address or a name that is ours already was claimed by an attempt whose outcome was unknown.
@@ -241,11 +303,24 @@ func (r *Registry) claimOutcome(ctx context.Context, n record.NetworkID, id reco
 
 // DeleteEndpoint deletes an endpoint's record and claims in one transaction under this host's fence. One that is gone is no error.
 func (r *Registry) DeleteEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID) (store.Rev, error) {
-	key := record.EndpointKey(n, id)
-	var rev store.Rev
 	as.Session = nil // a release is right also while this host has no session: the fence alone guards it
-	err := retry(ctx, func(fresh bool) (bool, error) {
-		claims, oldRev, err := r.claims(ctx, n, id, fresh)
+	for {
+		rev, whole, err := r.deleteOnce(ctx, as, n, id)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("release endpoint %s: %w", record.ShortID(id), err)
+		case whole:
+			return rev, nil
+		}
+	}
+}
+
+// deleteOnce is one transaction; where it has no room for all aliases with a virtual address, it takes some from the endpoint, and whole is false.
+func (r *Registry) deleteOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID) (rev store.Rev, whole bool, err error) {
+	key := record.EndpointKey(n, id)
+	err = retry(ctx, func(fresh bool) (bool, error) {
+		whole = true
+		ep, claims, oldRev, err := r.claims(ctx, n, id, fresh)
 		if err != nil || oldRev == store.Absent {
 			return err == nil && !fresh, err // the picture may not have it yet
 		}
@@ -256,36 +331,56 @@ func (r *Registry) DeleteEndpoint(ctx context.Context, as Actor, n record.Networ
 		t := txn{}
 		t.t.If = conds
 		t.when(key, oldRev)
-		t.del(key)
-		for _, k := range claims {
-			t.del(k)
+		if whole, err = r.leaveAll(ctx, &t, ep, 1+len(claims), fresh); err != nil {
+			return false, err
+		}
+		if whole {
+			t.del(key)
+			for _, k := range claims {
+				t.del(k)
+			}
 		}
 		rev, err = r.commit(ctx, t)
 		_, lost := conflict(err)
 		return lost || errors.Is(err, store.ErrUnknown), err
 	})
-	if err != nil {
-		return 0, fmt.Errorf("release endpoint %s: %w", record.ShortID(id), err)
-	}
-	return rev, nil
+	return rev, whole, err
 }
 
-// claims returns the keys that an endpoint holds beside its record, and the record's revision. Those of a corrupt record are looked for.
-func (r *Registry) claims(ctx context.Context, n record.NetworkID, id record.EndpointID, fresh bool) ([]store.Key, store.Rev, error) {
+// leaveAll ends an endpoint's memberships, as many as there is room for beside reserve writes; where some are left, the endpoint's record
+// goes on with those.
+func (r *Registry) leaveAll(ctx context.Context, t *txn, ep *record.Endpoint, reserve int, fresh bool) (whole bool, err error) {
+	if ep == nil { // a corrupt one: whatever it was a member of
+		return true, nil
+	}
+	m, err := r.membership(ctx, ep, ep.VIPAliases, nil, fresh)
+	if m == nil {
+		return true, err
+	}
+	now, err := m.step(t, reserve)
+	if err != nil || len(now) == 0 {
+		return err == nil, err
+	}
+	t.put(record.EndpointKey(ep.Network, ep.ID), withVIPs(ep, now))
+	return false, nil
+}
+
+// claims returns an endpoint, nil where it is corrupt, the keys that it holds beside its record, and the record's revision. Those of a corrupt record are looked for.
+func (r *Registry) claims(ctx context.Context, n record.NetworkID, id record.EndpointID, fresh bool) (*record.Endpoint, []store.Key, store.Rev, error) {
 	ep, rev, err := r.endpoint(ctx, n, id, fresh)
 	if ep != nil {
 		keys := []store.Key{record.EndpointNameKey(n, ep.Name)}
 		for _, a := range ep.Addrs {
 			keys = append(keys, record.AddrKey(n, a))
 		}
-		return keys, rev, nil
+		return ep, keys, rev, nil
 	}
 	if err == nil || rev == store.Absent {
-		return nil, rev, err
+		return nil, nil, rev, err
 	}
 	l, err := r.cfg.Store.List(ctx, record.NetPartition(n))
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	var keys []store.Key
 	rev = store.Absent
@@ -297,7 +392,7 @@ func (r *Registry) claims(ctx context.Context, n record.NetworkID, id record.End
 			keys = append(keys, e.Key)
 		}
 	}
-	return keys, rev, nil
+	return nil, keys, rev, nil
 }
 
 // endpoint returns a record from the picture or, where a fresh look is asked for, from the store.

@@ -100,6 +100,9 @@ func (m moment) check(t rapid.TB, rev store.Rev) {
 		}
 		if dir, _, _ := strings.Cut(k.Name, "/"); dir == "addr" || dir == "name" {
 			ep, there := m[record.EndpointKey(record.NetworkID(id), record.EndpointID(e.Value))]
+			if alias, virtual := record.VIPOf(record.EndpointID(e.Value)); virtual {
+				ep, there = m[record.VIPKey(record.NetworkID(id), alias)]
+			}
 			if !there && dir == "addr" {
 				ep, there = m.keeper(record.NetworkID(id), string(e.Value))
 			}

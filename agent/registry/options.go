@@ -36,6 +36,7 @@ var options = map[string]option{
 	OptMasquerade:   {drivers: "bridge", check: isBool(nil)},
 	OptICC:          {drivers: "bridge", check: isBool(nil)},
 	OptHostBinding:  {drivers: "bridge", check: checkHostBinding},
+	OptAliasMode:    {check: checkAliasMode},
 	OptRouteOverlap: {check: isBool(func(p *plan, yes bool) { p.allowOverlap = yes })},
 }
 
@@ -82,4 +83,12 @@ func isBool(set func(*plan, bool)) func(*plan, string, string) error {
 		}
 		return nil
 	}
+}
+
+// checkAliasMode is for OptAliasMode.
+func checkAliasMode(_ *plan, k, v string) error {
+	if v != AliasVIP && v != AliasDNS {
+		return refuse(Invalid, "invalid option %s=%s: it is %s (an alias has one address, and connections are balanced over its members) or %s (it has the addresses of its members)", k, v, AliasVIP, AliasDNS)
+	}
+	return nil
 }

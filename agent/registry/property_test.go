@@ -145,12 +145,23 @@ func (l *lab) attach(ctx context.Context, h *host, n *record.Network) {
 	own := l.endpoints(n, h.as.Host)
 	switch k := rapid.IntRange(0, 5).Draw(l.t, "endpoint"); {
 	case k < 3 || len(own) == 0:
-		_, _ = h.CreateEndpoint(ctx, h.as, endpoint(n, h, fmt.Sprintf("c%d", rapid.IntRange(0, 2).Draw(l.t, "name")), addr))
+		ep := endpoint(n, h, fmt.Sprintf("c%d", rapid.IntRange(0, 2).Draw(l.t, "name")), addr)
+		ep.VIPAliases = l.aliases()
+		_, _ = h.CreateEndpoint(ctx, h.as, ep)
 	case k == 3:
-		_, _ = h.UpdateEndpoint(ctx, h.as, n.ID, own[0].ID, func(ep *record.Endpoint) { ep.Addrs = []netip.Addr{netip.MustParseAddr(addr)} })
+		vips := l.aliases()
+		_, _ = h.UpdateEndpoint(ctx, h.as, n.ID, own[0].ID, func(ep *record.Endpoint) {
+			ep.Addrs, ep.VIPAliases = []netip.Addr{netip.MustParseAddr(addr)}, vips
+		})
 	default:
 		_, _ = h.DeleteEndpoint(ctx, h.as, n.ID, own[0].ID)
 	}
+}
+
+// aliases are some with a virtual address, now and then more than one transaction has room for.
+func (l *lab) aliases() []string {
+	all := []string{"a", "B", "c", "d", "e", "f", "g", "h"}
+	return all[:rapid.SampledFrom([]int{0, 0, 1, 1, 2, len(all)}).Draw(l.t, "aliases")]
 }
 
 func (l *lab) register(ctx context.Context, h *host) {

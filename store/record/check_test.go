@@ -73,7 +73,11 @@ func sound(t *testing.T) keys {
 	}
 	k.put(t, record.KeptKey(netID, "db"), &record.Kept{ID: "kept", Network: netID, Name: "DB", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.9")}})
 	k.claim(record.AddrKey(netID, netip.MustParseAddr("10.1.0.9")), "kept")
-	k.claim(store.Key{Partition: record.NetPartition(netID), Name: "vip/web"}, "web")
+	balanced := ownEndpoint(netID, "h1")
+	balanced.ID, balanced.Name, balanced.VIPAliases, balanced.Addrs = "balanced", "api1", []string{"API"}, []netip.Addr{netip.MustParseAddr("10.1.0.6")}
+	k.endpoint(t, balanced)
+	k.put(t, record.VIPKey(netID, "api"), &record.VIP{Network: netID, Alias: "Api", Addrs: []netip.Addr{netip.MustParseAddr("10.1.255.254")}})
+	k.claim(record.AddrKey(netID, netip.MustParseAddr("10.1.255.254")), "vip/api")
 	return k
 }
 
@@ -105,6 +109,7 @@ func TestEachRuleIsChecked(t *testing.T) {
 	ep := ownEndpoint(netID, "h1")
 	ep.Addrs = []netip.Addr{netip.MustParseAddr("10.1.0.5")}
 	epKey, addrKey, nameKey := record.EndpointKey(netID, ep.ID), record.AddrKey(netID, ep.Addrs[0]), record.EndpointNameKey(netID, ep.Name)
+	vip, vipKey := netip.MustParseAddr("10.1.255.254"), record.VIPKey(netID, "api")
 	front := func() *record.Network { return network(netID, "Front", 4100, "10.1.0.0/16") }
 	changed := func(f func(*record.Endpoint)) func(*testing.T, keys) {
 		return func(t *testing.T, k keys) {
@@ -172,7 +177,30 @@ func TestEachRuleIsChecked(t *testing.T) {
 			k.put(t, record.EndpointKey(netID, twin.ID), &twin)
 			k.claim(other("name/twin"), "zzzz")
 		}, map[store.Key]record.Rule{record.EndpointKey(netID, "zzzz"): record.RuleUnclaimed}},
-		"what is kept and not claimed": {func(_ *testing.T, k keys) { delete(k, record.AddrKey(netID, netip.MustParseAddr("10.1.0.9"))) }, map[store.Key]record.Rule{record.KeptKey(netID, "db"): record.RuleUnclaimed}},
+		"what is kept and not claimed":          {func(_ *testing.T, k keys) { delete(k, record.AddrKey(netID, netip.MustParseAddr("10.1.0.9"))) }, map[store.Key]record.Rule{record.KeptKey(netID, "db"): record.RuleUnclaimed}},
+		"a virtual address that is free":        {func(_ *testing.T, k keys) { delete(k, record.AddrKey(netID, vip)) }, map[store.Key]record.Rule{vipKey: record.RuleUnclaimed}},
+		"a virtual address that cannot be read": {func(_ *testing.T, k keys) { k[vipKey] = []byte("x") }, map[store.Key]record.Rule{vipKey: record.RuleReadable}},
+		"a virtual address under another's key": {func(t *testing.T, k keys) {
+			k.put(t, vipKey, &record.VIP{Network: netID, Alias: "other", Addrs: []netip.Addr{vip}})
+		}, map[store.Key]record.Rule{vipKey: record.RuleReadable}},
+		"a virtual address that is another": {func(t *testing.T, k keys) {
+			k.put(t, vipKey, &record.VIP{Network: netID, Alias: "api", Addrs: []netip.Addr{netip.MustParseAddr("10.1.255.253")}})
+			k.claim(record.AddrKey(netID, netip.MustParseAddr("10.1.255.253")), "vip/api")
+		}, map[store.Key]record.Rule{record.AddrKey(netID, vip): record.RuleOrphan}},
+		"an alias without its virtual address": {func(_ *testing.T, k keys) {
+			delete(k, vipKey)
+			delete(k, record.AddrKey(netID, vip))
+		}, map[store.Key]record.Rule{record.EndpointKey(netID, "balanced"): record.RuleUnclaimed}},
+		"a virtual address without a member": {func(t *testing.T, k keys) {
+			e := ownEndpoint(netID, "h1")
+			e.ID, e.Name, e.Addrs = "balanced", "api1", []netip.Addr{netip.MustParseAddr("10.1.0.6")}
+			k.endpoint(t, e)
+		}, map[store.Key]record.Rule{vipKey: record.RuleOrphan}},
+		"a virtual address outside its network": {func(t *testing.T, k keys) {
+			delete(k, record.AddrKey(netID, vip))
+			k.put(t, vipKey, &record.VIP{Network: netID, Alias: "api", Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1")}})
+			k.claim(record.AddrKey(netID, netip.MustParseAddr("10.9.0.1")), "vip/api")
+		}, map[store.Key]record.Rule{vipKey: record.RuleOutside}},
 		"an address outside its network": {func(t *testing.T, k keys) {
 			delete(k, addrKey)
 			e := *ep

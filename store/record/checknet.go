@@ -2,6 +2,7 @@ package record
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/store"
@@ -60,6 +61,7 @@ func (p *partition) check(e store.Entry) {
 		ep, ok := p.net.Endpoint(EndpointID(e.Value))
 		p.owned(e, p.unread(EndpointID(e.Value)) || ok && Fold(ep.Name) == name, "endpoint", string(e.Value))
 	case dir == "vip" && deep:
+		p.vip(e, name)
 	default:
 		p.say(e, RuleForeign, doForeign, "weft knows no such key")
 	}
@@ -72,6 +74,10 @@ func (p *partition) unread(id EndpointID) bool { return p.bad[EndpointKey(p.id, 
 func (p *partition) hasAddr(owner EndpointID, a netip.Addr) bool {
 	if p.unread(owner) {
 		return true
+	}
+	if alias, ok := VIPOf(owner); ok {
+		v, _ := p.net.VIP(alias)
+		return p.bad[VIPKey(p.id, alias)] != nil || v != nil && slices.Contains(v.Addrs, a)
 	}
 	if ep, ok := p.net.Endpoint(owner); ok {
 		for _, x := range ep.Addrs {
@@ -101,6 +107,11 @@ func (p *partition) endpoint(e store.Entry, id EndpointID) {
 		return
 	}
 	p.checkClaims(e, ep.Name, ep.Addrs, id)
+	for _, alias := range ep.VIPAliases {
+		if v, _ := p.net.VIP(alias); v == nil && p.bad[VIPKey(p.id, alias)] == nil {
+			p.say(e, RuleUnclaimed, "disconnect the sandbox from the network, and connect it again", "its alias %s has no virtual address", alias)
+		}
+	}
 	h, known := p.meta.Host(ep.Host)
 	fence, _ := p.meta.Fence(ep.Host)
 	switch {
@@ -152,4 +163,21 @@ func (p *partition) kept(e store.Entry, name string) {
 		return
 	}
 	p.addresses(e, k.Addrs, k.ID)
+}
+
+// vip checks the virtual address of an alias: it has a member, and its addresses are its own.
+func (p *partition) vip(e store.Entry, name string) {
+	v, _ := p.net.VIP(name)
+	if Fold(v.Alias) != name || v.Network != p.id {
+		p.say(e, RuleReadable, doRestore, "it is the virtual address of %s in network %s", v.Alias, ShortID(v.Network))
+		return
+	}
+	p.addresses(e, v.Addrs, VIPOwner(name))
+	unread := false
+	for k := range p.bad {
+		unread = unread || strings.HasPrefix(k.Name, "ep/")
+	}
+	if len(p.net.Members(name)) == 0 && !unread {
+		p.say(e, RuleOrphan, doDelete+", with the claims of its addresses", "no endpoint has the alias %s", v.Alias)
+	}
 }

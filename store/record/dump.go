@@ -37,6 +37,9 @@ func (s *Snapshot) Dump(partition string) (store.Snapshot, error) {
 	for _, h := range n.keeps.all() {
 		add(KeptKey(n.ID, h.Name), h.rev, h.Kept)
 	}
+	for _, h := range n.vips.all() {
+		add(VIPKey(n.ID, h.Alias), h.rev, h.VIP)
+	}
 	for a, id := range n.addrs.all() {
 		claim(AddrKey(n.ID, a), string(id))
 	}

@@ -23,6 +23,7 @@ type Net struct {
 	names  cow[string, EndpointID]     // claims, folded
 	labels cow[string, []EndpointID]   // every DNS label of an endpoint, folded; sorted
 	keeps  cow[string, heldKept]       // what is kept, by folded name
+	vips   cow[string, heldVIP]        // by folded alias
 }
 
 type held struct {
@@ -108,6 +109,7 @@ type netEdit struct {
 	names  edit[string, EndpointID]
 	labels edit[string, []EndpointID]
 	keeps  edit[string, heldKept]
+	vips   edit[string, heldVIP]
 }
 
 func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
@@ -118,6 +120,7 @@ func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
 		names:  edit[string, EndpointID]{to: &next.names, seed: n.seed},
 		labels: edit[string, []EndpointID]{to: &next.labels, seed: n.seed},
 		keeps:  edit[string, heldKept]{to: &next.keeps, seed: n.seed},
+		vips:   edit[string, heldVIP]{to: &next.vips, seed: n.seed},
 	}
 	for _, k := range b.Dels {
 		e.del(k.Name)
@@ -154,6 +157,8 @@ func (e *netEdit) put(x store.Entry) error {
 		e.names.put(id, EndpointID(x.Value))
 	case "kept":
 		return take(x.Value, &Kept{}, func(r *Kept) { e.keeps.put(id, heldKept{r, x.Rev}) })
+	case "vip":
+		return take(x.Value, &VIP{}, func(r *VIP) { e.vips.put(id, heldVIP{r, x.Rev}) })
 	}
 	return nil
 }
@@ -172,6 +177,8 @@ func (e *netEdit) del(name string) {
 		e.names.del(id)
 	case "kept":
 		e.keeps.del(id)
+	case "vip":
+		e.vips.del(id)
 	}
 }
 
@@ -194,7 +201,7 @@ func (e *netEdit) unlabel(id EndpointID) {
 // labels are the DNS labels that an endpoint answers to, folded, each once.
 func (r *Endpoint) labels() []string {
 	out := make([]string, 0, 3+len(r.Aliases))
-	for _, l := range append([]string{r.Name, ShortID(r.Sandbox), r.Hostname}, r.Aliases...) {
+	for _, l := range slices.Concat([]string{r.Name, ShortID(r.Sandbox), r.Hostname}, r.Aliases, r.VIPAliases) {
 		if l != "" {
 			out = append(out, Fold(l))
 		}
