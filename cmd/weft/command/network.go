@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -109,7 +110,7 @@ func (c *cli) networkRemove() *cobra.Command {
 
 func (c *cli) networkConnect() *cobra.Command {
 	a := weftv1.Attachment{}
-	var links []string
+	var links, aliases []string
 	opts := pairs{}
 	cmd := &cobra.Command{
 		Use: "connect [OPTIONS] NETWORK TARGET", Short: "Connect a sandbox to a network", Args: exactly(2),
@@ -119,15 +120,15 @@ func (c *cli) networkConnect() *cobra.Command {
 		ValidArgsFunction: c.completeTarget,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a.Network, a.DriverOptions = args[0], opts
-			for _, l := range links {
-				a.Links = append(a.Links, parseLink(l))
+			if err := errors.Join(addAliases(&a, aliases), addLinks(&a, links)); err != nil {
+				return err
 			}
 			_, err := call(cmd.Context(), c, (*client).Connect, &weftv1.ConnectRequest{Target: args[1], Attachment: &a})
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&a.Aliases, "alias", nil, "Another name for the sandbox in this network")
+	f.StringArrayVar(&aliases, "alias", nil, "Another name for the sandbox in this network; NAME,mode=vip gives it one virtual address, balanced over all that have the name")
 	f.Var(opts, "driver-opt", "Driver options of the endpoint (KEY=VALUE)")
 	f.Int32Var(&a.GwPriority, "gw-priority", 0, "The network with the highest priority has the default route")
 	f.StringVar(&a.Ip, "ip", "", "IPv4 address (for example 10.5.0.9)")

@@ -44,6 +44,8 @@ func requestTests() []requestTest {
 			&weftv1.ConnectRequest{Target: "c", Attachment: &weftv1.Attachment{
 				Network: "n", Aliases: []string{"a", "b"}, Ip: "10.1.0.9", Ip6: "fd00::9", MacAddress: "02:00:00:00:00:01", GwPriority: -3,
 				Links: []*weftv1.Link{{Target: "x", Alias: "y"}, {Target: "z", Alias: "z"}}, DriverOptions: map[string]string{"k": "v"}}}},
+		{"network connect --alias a --alias b,mode=vip --alias c,MODE=DNS n c", &weftv1.ConnectRequest{Target: "c", Attachment: &weftv1.Attachment{
+			Network: "n", Aliases: []string{"a", "b", "c"}, VipAliases: []string{"b"}}}},
 		{"network disconnect n c", &weftv1.DisconnectRequest{Network: "n", Target: "c"}},
 		{"network disconnect --force n c", &weftv1.DisconnectRequest{Network: "n", Target: "c", Force: true}},
 		{"ps -a -f status=exited", &weftv1.ListSandboxesRequest{All: true, Filters: []*weftv1.Filter{{Key: "status", Value: "exited"}}}},
@@ -87,6 +89,9 @@ func runRequestTests() []requestTest {
 				{Network: "m", Ip: "10.2.0.2", Ip6: "fd00::2", MacAddress: "02:00:00:00:00:02", Aliases: []string{"a", "b"},
 					Links: []*weftv1.Link{{Target: "x", Alias: "y"}}, DriverOptions: map[string]string{"k": "v"}, GwPriority: 7},
 			}}},
+		{"run -d --network name=n,alias=a,alias=b,mode=vip,ip=10.1.0.2 --network-alias c,mode=vip --network-alias d x", &weftv1.CreateSandboxRequest{
+			Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{
+				{Network: "n", Ip: "10.1.0.2", Aliases: []string{"a", "b", "c", "d"}, VipAliases: []string{"b", "c"}}}}},
 		{"run -d --rm --name c -h hh -u 1000:1000 -w /srv -t --dns 9.9.9.9 --dns-search a --dns-option b --dns-opt c --add-host x:10.0.0.1 -l a=b " +
 			"-e A=1 -e HERE -e NOTHERE -e B= -e A=2 --env-file " + envFile + " x",
 			&weftv1.CreateSandboxRequest{

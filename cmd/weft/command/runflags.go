@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,7 +42,7 @@ func (r *runFlags) add(cmd *cobra.Command) {
 	f.StringVar(&r.ip, "ip", "", "IPv4 address in the network")
 	f.StringVar(&r.ip6, "ip6", "", "IPv6 address in the network")
 	f.StringVar(&r.mac, "mac-address", "", "MAC address in the network")
-	f.StringArrayVar(&r.aliases, "network-alias", nil, "Another name for the sandbox in the network")
+	f.StringArrayVar(&r.aliases, "network-alias", nil, "Another name for the sandbox in the network; NAME,mode=vip gives it one virtual address, balanced over all that have the name")
 	f.StringArrayVar(&r.links, "link", nil, "Give another sandbox a name here (NAME[:ALIAS])")
 	f.StringVarP(&r.hostname, "hostname", "h", "", "Host name inside (default: the short ID)")
 	f.StringArrayVar(&r.dns, "dns", nil, "DNS server for names that are not of the networks")
@@ -178,9 +179,8 @@ func (r *runFlags) attachments() ([]*weftv1.Attachment, error) {
 			*o.to = o.value
 		}
 	}
-	first.Aliases = append(first.Aliases, r.aliases...)
-	for _, l := range r.links {
-		first.Links = append(first.Links, parseLink(l))
+	if err := errors.Join(addAliases(first, r.aliases), addLinks(first, r.links)); err != nil {
+		return nil, err
 	}
 	if len(r.networks) == 0 && proto.Equal(first, &weftv1.Attachment{Network: defaultNetwork}) {
 		return nil, nil
@@ -192,7 +192,7 @@ func (r *runFlags) attachments() ([]*weftv1.Attachment, error) {
 const defaultNetwork = "bridge"
 
 // networkKeys are the keys of --network's long form.
-var networkKeys = []string{"name", "alias", "ip", "ip6", "mac-address", "link", "driver-opt", "gw-priority"}
+var networkKeys = []string{"name", "alias", "mode", "ip", "ip6", "mac-address", "link", "driver-opt", "gw-priority"}
 
 // parseNetwork reads NAME or docker's name=NAME,alias=A,ip=IP,…
 func parseNetwork(s string) (*weftv1.Attachment, error) {
@@ -223,7 +223,9 @@ func setNetworkField(a *weftv1.Attachment, k, v string) error {
 	case "name":
 		a.Network = v
 	case "alias":
-		a.Aliases = append(a.Aliases, v)
+		return addAlias(a, v)
+	case "mode":
+		return setAliasMode(a, v)
 	case "ip":
 		a.Ip = v
 	case "ip6":
@@ -231,7 +233,7 @@ func setNetworkField(a *weftv1.Attachment, k, v string) error {
 	case "mac-address":
 		a.MacAddress = v
 	case "link":
-		a.Links = append(a.Links, parseLink(v))
+		return addLinks(a, []string{v})
 	case "driver-opt":
 		key, value, _ := strings.Cut(v, "=")
 		if a.DriverOptions == nil {

@@ -69,6 +69,7 @@ type attachmentView struct {
 	IPAMConfig          *ipamConfigView
 	Links               []string
 	Aliases             []string
+	VIPAliases          []string `json:",omitempty"`
 	MacAddress          string
 	DriverOpts          map[string]string
 	GwPriority          int32
@@ -130,7 +131,7 @@ func networkMode(s *weftv1.Sandbox) string {
 func attachedView(s *weftv1.Sandbox, e *weftv1.EndpointSettings) attachmentView {
 	asked, ep := e.GetRequested(), e.GetEndpoint()
 	v := attachmentView{
-		Aliases: asked.GetAliases(), MacAddress: ep.GetMacAddress(), DriverOpts: asked.GetDriverOptions(), GwPriority: asked.GetGwPriority(),
+		Aliases: asked.GetAliases(), VIPAliases: asked.GetVipAliases(), MacAddress: ep.GetMacAddress(), DriverOpts: asked.GetDriverOptions(), GwPriority: asked.GetGwPriority(),
 		NetworkID: ep.GetNetworkId(), EndpointID: ep.GetId(),
 	}
 	if asked.GetIp() != "" || asked.GetIp6() != "" {

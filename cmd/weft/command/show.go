@@ -1,12 +1,9 @@
 package command
 
 import (
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
-
-	weftv1 "weft/proto/weft/v1"
 )
 
 // stamp is a time in a list, as docker's; a time that never was is empty.
@@ -23,13 +20,4 @@ func moment(t *timestamppb.Timestamp) time.Time {
 		return time.Time{}
 	}
 	return t.AsTime()
-}
-
-// parseLink reads TARGET[:ALIAS].
-func parseLink(s string) *weftv1.Link {
-	target, alias, ok := strings.Cut(s, ":")
-	if !ok {
-		alias = target
-	}
-	return &weftv1.Link{Target: target, Alias: alias}
 }
