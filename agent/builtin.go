@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"strings"
 
 	"weft/agent/api"
 	"weft/agent/registry"
@@ -21,6 +22,16 @@ func builtin(name string) *record.Network {
 		return &record.Network{ID: "5ccb84048df26b652a5cb10ea96616fe3a6ff43ae6dbb192942035b8e42912dd", Name: "host", Driver: "host", Scope: "local", State: record.Active}
 	case "none":
 		return &record.Network{ID: "97491fe5baee80b1b82bd266ca596d7750a402baaf113e79fb5031f42c975253", Name: "none", Driver: "null", Scope: "local", State: record.Active}
+	}
+	return nil
+}
+
+// findBuiltin returns a network that is none by its name, its ID, or the twelve digits of it that tables show.
+func findBuiltin(ref string) *record.Network {
+	for _, name := range []string{"host", "none"} {
+		if n := builtin(name); ref == name || len(ref) >= 12 && strings.HasPrefix(string(n.ID), ref) {
+			return n
+		}
 	}
 	return nil
 }
@@ -59,7 +70,11 @@ func (a *Agent) orDefault(ctx context.Context, s *record.Sandbox, as []api.Attac
 
 // joinable returns the network that an attachment asks for; it refuses those that no sandbox joins so.
 func (a *Agent) joinable(ctx context.Context, r api.AttachmentRequest) (*record.Network, error) {
-	switch r.Network {
+	ref := r.Network
+	if n := findBuiltin(ref); n != nil {
+		ref = n.Name
+	}
+	switch ref {
 	case "host":
 		return nil, api.Refuse(api.Invalid, "container cannot be disconnected from host network or connected to host network")
 	case "none":

@@ -25,6 +25,9 @@ func checkNetworkRequest(r *api.NetworkRequest) error {
 	case r.IPAMDriver != "" && r.IPAMDriver != "default":
 		return api.Refuse(api.Unsupported, "could not resolve IPAM driver %q: weft has default", r.IPAMDriver)
 	}
+	if err := checkConfigRequest(r); err != nil {
+		return err
+	}
 	return checkScope(r)
 }
 

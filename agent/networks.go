@@ -27,8 +27,15 @@ func (a *Agent) CreateNetwork(ctx context.Context, r api.NetworkRequest) (record
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if r.Spec.Driver == bridgeDriver {
-		n, err := a.createLocal(ctx, r.Spec)
+	if err := a.copyConfig(&r); err != nil {
+		return "", nil, err
+	}
+	if r.Spec.Driver == bridgeDriver || r.ConfigOnly {
+		create := a.createLocal
+		if r.ConfigOnly {
+			create = a.createConfig
+		}
+		n, err := create(ctx, r.Spec)
 		if err != nil {
 			return "", nil, err
 		}
@@ -95,7 +102,7 @@ func (a *Agent) bridgeIsFree(spec registry.NetworkSpec) error {
 func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	n := builtin(ref)
+	n := findBuiltin(ref)
 	if n == nil {
 		var err error
 		if n, err = a.network(ctx, ref); err != nil {
@@ -109,6 +116,9 @@ func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network,
 		if _, uses := s.Attachment(n.ID); uses {
 			return nil, api.Refuse(api.InUse, "network %s id %s has active endpoints: %s on this host (%s)", n.Name, n.ID, s.Name, s.Status)
 		}
+	}
+	if err := a.configUsers(n); err != nil {
+		return nil, err
 	}
 	sc := a.scopeOf(n.ID)
 	if sc == a.local {

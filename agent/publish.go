@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -180,27 +181,44 @@ func (p *publisher) pass(ctx context.Context) error {
 	return errors.Join(p.settle(ctx), p.release(ctx, as), p.correct(ctx, as), p.finishRemovals(ctx, as))
 }
 
+// releasesAtOnce is how many releases are under way to the store: one after the other, those of fifty sandboxes that end together would wait for
+// each other.
+const releasesAtOnce = 16
+
 // release replays the journal's releases.
 func (p *publisher) release(ctx context.Context, as registry.Actor) error {
 	rs, err := p.journal.Releases(ctx)
 	if err != nil {
 		return err
 	}
+	var mu sync.Mutex // guards done and errs
 	var done []record.EndpointID
 	var errs []error
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, releasesAtOnce)
 	for _, r := range rs {
 		if !p.mine(r.Network) {
 			continue
 		}
-		if p.wanted(r.Endpoint) {
-			done = append(done, r.Endpoint) // taken up again meanwhile
-			continue
-		}
-		if _, err := p.registry.DeleteEndpoint(ctx, as, r.Network, r.Endpoint); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		done = append(done, r.Endpoint)
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			var err error
+			if !p.wanted(r.Endpoint) { // it may have been taken up again meanwhile
+				_, err = p.registry.DeleteEndpoint(ctx, as, r.Network, r.Endpoint)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			done = append(done, r.Endpoint)
+		})
+	}
+	wg.Wait()
+	if len(errs) > 3 {
+		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
 	}
 	return errors.Join(append(errs, p.journal.Released(ctx, done...))...)
 }

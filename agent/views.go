@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"weft/agent/about"
@@ -12,24 +13,39 @@ import (
 	"weft/store/record"
 )
 
+// readsAtOnce is how many networks are listed in the store at a time.
+const readsAtOnce = 16
+
 // Networks returns all networks, by name, the built-in ones among them. With used, also what only the store knows of their endpoints.
 func (a *Agent) Networks(ctx context.Context, used bool) ([]api.NetworkView, error) {
 	a.awaitPicture(ctx)
 	p := a.picture()
-	var out []api.NetworkView
+	nets := slices.Collect(p.Networks())
+	out := make([]api.NetworkView, len(nets), len(nets)+2)
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, readsAtOnce)
+	for i, n := range nets {
+		if _, known := p.Net(n.ID); known || !used {
+			out[i] = a.networkView(ctx, p, n, false)
+			continue
+		}
+		turns <- struct{}{}
+		wg.Go(func() {
+			out[i] = a.networkView(ctx, p, n, true)
+			<-turns
+		})
+	}
+	wg.Wait()
 	for _, name := range []string{"host", "none"} {
 		out = append(out, api.NetworkView{Network: builtin(name), Builtin: true, Known: true})
 	}
-	for n := range p.Networks() {
-		out = append(out, a.networkView(ctx, p, n, used))
-	}
-	slices.SortFunc(out, func(x, y api.NetworkView) int { return cmp.Compare(x.Name, y.Name) })
+	slices.SortStableFunc(out, func(x, y api.NetworkView) int { return cmp.Compare(x.Name, y.Name) })
 	return out, nil
 }
 
 // Network returns one network with its endpoints.
 func (a *Agent) Network(ctx context.Context, ref string) (api.NetworkView, error) {
-	if n := builtin(ref); n != nil {
+	if n := findBuiltin(ref); n != nil {
 		return api.NetworkView{Network: n, Builtin: true, Known: true}, nil
 	}
 	a.awaitPicture(ctx)
@@ -42,7 +58,7 @@ func (a *Agent) Network(ctx context.Context, ref string) (api.NetworkView, error
 
 // networkView shows a network as this host follows it, or, where it does not, as the store lists it now if read is set.
 func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.Network, read bool) api.NetworkView {
-	v := api.NetworkView{Network: n, Builtin: isDefault(n)}
+	v := api.NetworkView{Network: n, Builtin: isDefault(n), Used: a.isUsed(n.ID)}
 	net, known := p.Net(n.ID)
 	if !known && read {
 		net, known = a.readNet(ctx, n.ID)
@@ -62,6 +78,16 @@ func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.N
 		}
 	}
 	return v
+}
+
+// isUsed tells whether a sandbox of this host is attached to a network, or is to be at its next start.
+func (a *Agent) isUsed(id record.NetworkID) bool {
+	for _, s := range a.boxes.snapshot() {
+		if _, uses := s.Attachment(id); uses {
+			return true
+		}
+	}
+	return false
 }
 
 // readNet lists a network that this host does not follow.

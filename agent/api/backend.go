@@ -67,6 +67,7 @@ type NetworkRequest struct {
 	ConfigFrom string
 	IPAMDriver string
 	Scope      string
+	Attachable bool // every network is
 }
 
 // AttachmentRequest is what a sandbox asks of one network.
@@ -86,6 +87,7 @@ type NetworkView struct {
 	*record.Network
 	Builtin   bool // pre-defined: bridge, host or none
 	Known     bool // false: this host does not follow the network, and the store is away
+	Used      bool // by a sandbox of this host that may have no endpoint in it yet
 	Endpoints []EndpointView
 	Peers     []HostView
 }

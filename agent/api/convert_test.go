@@ -57,7 +57,7 @@ func TestANetworkRequestIsPassedOnWhole(t *testing.T) {
 			Name: "front", Driver: "overlay", Internal: true, IPv6: true, Subnets: []string{"10.1.0.0/24"}, Gateways: []string{"10.1.0.1"}, IPRanges: []string{"10.1.0.0/25"},
 			Aux: map[string]string{"nas": "10.1.0.9"}, Options: map[string]string{"o": "1"}, Labels: map[string]string{"l": "2"}, IPAMOpts: map[string]string{"i": "3"},
 		},
-		Ingress: true, ConfigOnly: true, ConfigFrom: "base", IPAMDriver: "default", Scope: "global",
+		Ingress: true, ConfigOnly: true, ConfigFrom: "base", IPAMDriver: "default", Scope: "global", Attachable: true,
 	})
 }
 

@@ -22,7 +22,7 @@ func networkFilter(fs []*weftv1.Filter) (func(NetworkView) bool, error) {
 		"label":  func(v NetworkView, s string) bool { return hasLabel(v.Labels, s) },
 		"dangling": func(v NetworkView, s string) bool {
 			dangling, _ := strconv.ParseBool(s)
-			return (v.Known && !v.Builtin && len(v.Endpoints) == 0) == dangling
+			return isDangling(v) == dangling
 		},
 	}
 	for _, f := range fs {
@@ -66,6 +66,11 @@ const maxPattern = 253
 // match is Docker's: the name contains the text, or matches it.
 func (p patternSet) match(text, name string) bool {
 	return strings.Contains(name, text) || p[text] != nil && p[text].MatchString(name)
+}
+
+// isDangling tells a network that nothing uses. One whose endpoints are not known is not said to be.
+func isDangling(v NetworkView) bool {
+	return v.Known && !v.Builtin && !v.ConfigOnly && !v.Used && len(v.Endpoints) == 0
 }
 
 func endpointFilter(fs []*weftv1.Filter) (func(EndpointView) bool, error) {

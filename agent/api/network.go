@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,7 +24,7 @@ func (n *networks) CreateNetwork(ctx context.Context, r *weftv1.CreateNetworkReq
 			Options: r.Options, Labels: r.Labels, IPAMOpts: r.IpamOptions,
 		},
 		Ingress: r.Ingress, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
-		IPAMDriver: r.IpamDriver, Scope: r.Scope,
+		IPAMDriver: r.IpamDriver, Scope: r.Scope, Attachable: r.Attachable,
 	})
 	if err != nil {
 		return nil, err
@@ -90,9 +91,9 @@ func (n *networks) Disconnect(ctx context.Context, r *weftv1.DisconnectRequest) 
 func networkProto(v NetworkView) *weftv1.Network {
 	out := &weftv1.Network{
 		Id: string(v.ID), Name: v.Name, Driver: v.Driver, Scope: v.Scope, Created: timestamppb.New(v.Created),
-		Internal: v.Internal, Attachable: !v.Builtin, Options: v.Options, Labels: v.Labels, IpamOptions: v.IPAMOpts,
+		Internal: v.Internal, Attachable: v.Scope == "global", ConfigOnly: v.ConfigOnly, ConfigFrom: v.ConfigFrom, Options: v.Options, Labels: v.Labels, IpamOptions: v.IPAMOpts,
 		Vni: v.VNI, Mtu: int32(v.MTU), State: string(v.State), Builtin: v.Builtin,
-		EndpointCount: int32(len(v.Endpoints)), IpamDriver: "default",
+		EndpointCount: int32(len(v.Endpoints)), IpamDriver: cmp.Or(v.IPAMDriver, "default"),
 	}
 	if !v.Known {
 		out.EndpointCount = -1

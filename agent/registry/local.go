@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/ipam"
@@ -67,4 +68,21 @@ func (r *Registry) localMTU() int {
 		}
 	}
 	return defaultMTU
+}
+
+// configuration is a network that holds settings for others as they were given: it takes no pool from anyone, and its pools have the gateways that
+// were asked for alone.
+func (r *Registry) configuration(spec NetworkSpec, p plan, id record.NetworkID) *record.Network {
+	n := &record.Network{
+		ID: id, Name: spec.Name, Driver: spec.driver(), Scope: "local", Created: r.created(nil), ConfigOnly: true, IPv6: spec.IPv6, MTU: p.mtu,
+		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
+	}
+	for _, x := range p.pools {
+		pool := record.Pool{Subnet: x.Subnet, IPRange: x.Range, Aux: x.Aux}
+		if slices.Contains(spec.Gateways, x.Gateway.String()) {
+			pool.Gateway = x.Gateway
+		}
+		n.Pools = append(n.Pools, pool)
+	}
+	return n
 }

@@ -83,6 +83,9 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 	if err := r.nameIsFree(spec.Name, view); err != nil {
 		return nil, err
 	}
+	if spec.ConfigOnly {
+		return r.configuration(spec, p, id), nil
+	}
 	taken, err := r.taken(view)
 	if err != nil {
 		return nil, err
@@ -93,7 +96,7 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 	}
 	n := &record.Network{
 		ID: id, Name: spec.Name, Driver: spec.driver(), Created: r.created(spec.Given), MTU: p.mtu, Internal: spec.Internal, IPv6: spec.IPv6,
-		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active, Pools: pools,
+		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active, Pools: pools, ConfigFrom: spec.ConfigFrom,
 	}
 	if err := r.forDriver(n, spec, view); err != nil {
 		return nil, err
@@ -250,6 +253,9 @@ func checkOverlaps(pools []ipam.Pool, taken takenPrefixes, allowRoutes bool) err
 func poolsOf(view *record.Snapshot) []ipam.Taken {
 	var out []ipam.Taken
 	for n := range view.Networks() {
+		if n.ConfigOnly {
+			continue
+		}
 		for _, p := range n.Pools {
 			out = append(out, ipam.Taken{Prefix: p.Subnet, By: "network " + n.Name})
 		}

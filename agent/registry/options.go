@@ -46,7 +46,7 @@ func (p *plan) checkOptions(driver string, given map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(given)) {
 		o, known := options[k]
 		switch {
-		case known && (o.drivers == "" || o.drivers == driver):
+		case known && (o.drivers == "" || o.drivers == driver || driver == "null"): // a configuration is for either driver
 			if err := o.check(p, k, given[k]); err != nil {
 				return err
 			}

@@ -29,6 +29,9 @@ type NetworkSpec struct {
 	IPAMOpts map[string]string
 	Given    *Given // nil: weft chooses
 	Builtin  bool   // it is the default network that an agent makes for itself
+
+	ConfigOnly bool   // settings for other networks, of any driver
+	ConfigFrom string // name of the configuration network that the settings were copied from
 }
 
 // Given is what a network that comes from elsewhere brings along.
@@ -85,7 +88,11 @@ func (s NetworkSpec) check() (plan, error) {
 	if p.pools, err = (ipam.Request{Subnets: s.Subnets, Gateways: s.Gateways, Ranges: s.IPRanges, Aux: s.Aux}).Parse(); err != nil {
 		return p, refuse(Invalid, "%s", err)
 	}
-	if six := ipam.Family(p.pools, true); len(six) > 0 && !s.IPv6 {
+	six := ipam.Family(p.pools, true)
+	if s.Driver == "bridge" && !s.ConfigOnly && (len(six) > 1 || len(p.pools)-len(six) > 1) {
+		return p, refuse(Invalid, "bridge driver doesn't support multiple subnets: one IPv4 and one IPv6 are possible, and more with -d overlay")
+	}
+	if len(six) > 0 && !s.IPv6 {
 		return p, refuse(Invalid, "IPv6 is disabled for the new network: subnet %s needs --ipv6", six[0].Subnet)
 	}
 	if s.IPv6 && p.mtu > 0 && p.mtu < minMTU6 {
@@ -94,7 +101,13 @@ func (s NetworkSpec) check() (plan, error) {
 	return p, nil
 }
 
-func (s NetworkSpec) driver() string { return cmp.Or(s.Driver, "overlay") }
+// driver is "null" for a configuration network, as Docker shows it.
+func (s NetworkSpec) driver() string {
+	if s.ConfigOnly {
+		return "null"
+	}
+	return cmp.Or(s.Driver, "overlay")
+}
 
 // minMTU6 is the smallest MTU of a link that carries IPv6 (RFC 8200, 5); Linux turns IPv6 off below.
 const minMTU6 = 1280
