@@ -92,29 +92,6 @@ func endpointFilter(fs []*weftv1.Filter) (func(EndpointView) bool, error) {
 	return matcher(fs, check), nil
 }
 
-func sandboxFilter(fs []*weftv1.Filter) (func(SandboxView) bool, error) {
-	check := map[string]func(v SandboxView, value string) bool{
-		"id":     func(v SandboxView, s string) bool { return strings.HasPrefix(string(v.ID), s) },
-		"name":   func(v SandboxView, s string) bool { return strings.Contains(v.Name, s) },
-		"status": func(v SandboxView, s string) bool { return string(v.Status) == s },
-		"label":  func(v SandboxView, s string) bool { return hasLabel(v.Labels, s) },
-		"network": func(v SandboxView, s string) bool {
-			for _, n := range v.Networks {
-				if n != nil && (n.Name == s || strings.HasPrefix(string(n.ID), s)) {
-					return true
-				}
-			}
-			return false
-		},
-	}
-	for _, f := range fs {
-		if check[f.Key] == nil {
-			return nil, Refuse(Invalid, "invalid filter '%s'", f.Key)
-		}
-	}
-	return matcher(fs, check), nil
-}
-
 func matcher[V any](fs []*weftv1.Filter, check map[string]func(V, string) bool) func(V) bool {
 	return func(v V) bool {
 		held := map[string]bool{}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -101,9 +102,16 @@ func TestSandboxFilters(t *testing.T) {
 		return v
 	}
 	front := &record.Network{ID: "n1", Name: "front"}
-	s := sandboxes(t, &fake{sandboxes: []api.SandboxView{
+	views := []api.SandboxView{
 		box("a1", "web", record.SandboxRunning, front), box("a2", "db", record.SandboxExited, nil, front), box("b1", "new", record.SandboxCreated),
-	}})
+		box("c1", "loop", record.SandboxRestarting),
+	}
+	for i := range views {
+		views[i].Created = time.Unix(int64(10-i), 0)
+	}
+	views[0].Ports, views[0].Expose = []record.PortSpec{{Proto: "tcp", First: 80, Last: 90}}, []record.PortSpec{{Proto: "udp", First: 53, Last: 53}}
+	views[1].ExitCode = 3
+	s := sandboxes(t, &fake{sandboxes: views})
 	list := func(all bool) func([]*weftv1.Filter) ([]string, error) {
 		return func(fs []*weftv1.Filter) (got []string, err error) {
 			r, err := s.ListSandboxes(t.Context(), &weftv1.ListSandboxesRequest{All: all, Filters: fs})
@@ -114,13 +122,25 @@ func TestSandboxFilters(t *testing.T) {
 		}
 	}
 	cases{
-		"running only":     {"", []string{"web"}, ""},
+		"running only":     {"", []string{"web", "loop"}, ""},
+		"an exit code":     {"exited=3", []string{"db"}, ""},
+		"another one":      {"exited=0", nil, ""},
+		"no exit code":     {"exited=x", nil, "'exited=x'"},
+		"no such status":   {"status=odd", nil, "'status=odd'"},
+		"before one":       {"before=db", []string{"new", "loop"}, ""},
+		"since one":        {"since=a2", []string{"web"}, ""},
+		"since nobody":     {"since=gone", nil, "No such sandbox: gone"},
 		"a status":         {"status=exited", []string{"db"}, ""}, // as docker ps: that means all
 		"name of no match": {"name=db", nil, ""},
 		"unknown key":      {"colour=red", nil, "invalid filter 'colour'"},
 	}.run(t, list(false))
 	cases{
-		"all":             {"", []string{"web", "db", "new"}, ""},
+		"all":             {"", []string{"web", "db", "new", "loop"}, ""},
+		"published":       {"publish=85", []string{"web"}, ""},
+		"published, not":  {"publish=85/udp", nil, ""},
+		"exposed":         {"expose=53/udp", []string{"web"}, ""},
+		"no port":         {"expose=0", nil, "'expose=0'"},
+		"a pattern":       {"name=^w", []string{"web"}, ""},
 		"network by name": {"network=front", []string{"web", "db"}, ""},
 		"network by ID":   {"network=n", []string{"web", "db"}, ""},
 		"start of the ID": {"id=a", []string{"web", "db"}, ""},

@@ -134,17 +134,17 @@ func (s *sandboxes) RemoveSandbox(ctx context.Context, r *weftv1.RemoveSandboxRe
 }
 
 func (s *sandboxes) ListSandboxes(ctx context.Context, r *weftv1.ListSandboxesRequest) (*weftv1.ListSandboxesResponse, error) {
-	match, err := sandboxFilter(r.Filters)
+	views, err := s.b.Sandboxes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	views, err := s.b.Sandboxes(ctx)
+	match, err := sandboxFilter(r.Filters, views)
 	if err != nil {
 		return nil, err
 	}
 	all := r.All
 	for _, f := range r.Filters {
-		all = all || f.Key == "status" // as docker ps: asking for a status means all
+		all = all || f.Key == "status" || f.Key == "exited" || f.Key == "before" || f.Key == "since" // as docker ps
 	}
 	out := &weftv1.ListSandboxesResponse{}
 	for _, v := range views {

@@ -170,7 +170,7 @@ func TestCompletion(t *testing.T) {
 		{"rm |", "c1"},
 		{"inspect |", "c1 bridge web"},
 		{"run --network |", "bridge web"},
-		{"ps -f |", "id= name= status= label= network="},
+		{"ps -f |", "id= name= status= exited= label= network= before= since= publish= expose="},
 		{"completion |", "bash zsh fish"},
 	}
 	for _, tt := range tests {

@@ -16,15 +16,24 @@ import (
 
 func (c *cli) psCommand() *cobra.Command {
 	var l listing
-	var all bool
+	var all, latest bool
+	var last int
 	cmd := &cobra.Command{
 		Use: "ps [OPTIONS]", Short: "List the sandboxes of this host", Args: exactly(0),
+		Long: `List the sandboxes of this host, newest first: those that run or are started again, and namespaces that others made and that are connected to
+networks; their COMMAND says what they are.`,
 		Example: `  weft ps -a
   weft ps -f network=web --format '{{.Names}} {{.Status}}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out, err := call(cmd.Context(), c, (*client).ListSandboxes, &weftv1.ListSandboxesRequest{All: all, Filters: l.filters.list})
+			if latest {
+				last = 1
+			}
+			out, err := call(cmd.Context(), c, (*client).ListSandboxes, &weftv1.ListSandboxesRequest{All: all || last > 0, Filters: l.filters.list})
 			if err != nil {
 				return err
+			}
+			if last > 0 && last < len(out.Sandboxes) {
+				out.Sandboxes = out.Sandboxes[:last]
 			}
 			list := table.List{
 				Default: "{{.ID}}\t{{.Names}}\t{{.Command}}\t{{.Status}}\t{{.Networks}}\t{{.Ports}}",
@@ -38,12 +47,18 @@ func (c *cli) psCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "Show all sandboxes, not only those that run")
-	l.add(cmd, "sandbox IDs", "id", "name", "status", "label", "network")
+	cmd.Flags().IntVarP(&last, "last", "n", -1, "Show so many that were created last, also those that do not run")
+	cmd.Flags().BoolVarP(&latest, "latest", "l", false, "Show the one that was created last, also if it does not run")
+	l.add(cmd, "sandbox IDs", "id", "name", "status", "exited", "label", "network", "before", "since", "publish", "expose")
+	foreign{"size": "a sandbox has the files of its host, and none of its own"}.add(cmd, map[string]string{"size": "s"}, "size")
 	return cmd
 }
 
 func sandboxRow(s *weftv1.Sandbox, l *listing, now time.Time) table.Row {
 	command := strings.Join(s.Command, " ")
+	if s.External != "" {
+		command = s.External
+	}
 	if !l.noTrunc {
 		command = table.Shorten(command, 13)
 	}
@@ -68,6 +83,8 @@ func statusOf(s *weftv1.Sandbox, now time.Time) string {
 		return "Up " + table.Ago(now.Sub(moment(s.Started)))
 	case "exited":
 		return fmt.Sprintf("Exited (%d) %s ago", s.GetExit().GetCode(), table.Ago(now.Sub(moment(s.Finished))))
+	case "restarting":
+		return fmt.Sprintf("Restarting (%d) %s ago", s.GetExit().GetCode(), table.Ago(now.Sub(moment(s.Finished))))
 	case "":
 		return "Unknown"
 	}

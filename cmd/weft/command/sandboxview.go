@@ -1,9 +1,15 @@
 package command
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"weft/cmd/weft/table"
 	weftv1 "weft/proto/weft/v1"
@@ -17,8 +23,10 @@ type inspectedSandbox struct {
 	Args            []string
 	State           stateView
 	Name            string
+	RestartCount    int32
 	LogPath         string
 	Host            string
+	External        string `json:",omitempty"`
 	HostConfig      hostConfigView
 	Config          configView
 	NetworkSettings settingsView
@@ -27,6 +35,7 @@ type inspectedSandbox struct {
 type stateView struct {
 	Status     string
 	Running    bool
+	Restarting bool
 	Pid        int32
 	ExitCode   int32
 	Error      string
@@ -36,20 +45,33 @@ type stateView struct {
 
 type hostConfigView struct {
 	NetworkMode     string
+	RestartPolicy   restartPolicyView
 	AutoRemove      bool
 	DNS             []string `json:"Dns"`
+	DNSOptions      []string `json:"DnsOptions"`
+	DNSSearch       []string `json:"DnsSearch"`
+	ExtraHosts      []string
+	Links           []string
 	PortBindings    portMap
 	PublishAllPorts bool
+}
+
+type restartPolicyView struct {
+	Name              string
+	MaximumRetryCount int32
 }
 
 type configView struct {
 	Hostname     string
 	User         string
 	Tty          bool
+	OpenStdin    bool
 	Env          []string
 	Cmd          []string
 	WorkingDir   string
 	Labels       map[string]string
+	StopSignal   string              `json:",omitempty"`
+	StopTimeout  *int                `json:",omitempty"` // seconds
 	ExposedPorts map[string]struct{} `json:",omitempty"`
 }
 
@@ -87,17 +109,19 @@ type attachmentView struct {
 func sandboxView(s *weftv1.Sandbox) inspectedSandbox {
 	v := inspectedSandbox{
 		ID: s.Id, Created: moment(s.Created), Args: []string{}, Name: s.Name, LogPath: s.LogPath, Host: s.Host,
+		RestartCount: s.RestartCount, External: s.External,
 		State: stateView{
-			Status: s.Status, Running: s.Status == "running", Pid: s.Pid, ExitCode: s.GetExit().GetCode(), Error: s.GetExit().GetError(),
+			Status: s.Status, Running: s.Status == "running" || s.Status == "restarting", Restarting: s.Status == "restarting", Pid: s.Pid, ExitCode: s.GetExit().GetCode(), Error: s.GetExit().GetError(),
 			StartedAt: moment(s.Started), FinishedAt: moment(s.Finished),
 		},
 		HostConfig: hostConfigView{
-			NetworkMode: networkMode(s), AutoRemove: s.AutoRemove, DNS: listed(s.Dns),
+			NetworkMode: networkMode(s), RestartPolicy: restartPolicy(s), AutoRemove: s.AutoRemove, DNS: listed(s.Dns),
+			DNSOptions: listed(s.DnsOptions), DNSSearch: listed(s.DnsSearch), ExtraHosts: listed(s.ExtraHosts), Links: staticLinks(s),
 			PortBindings: askedPorts(s), PublishAllPorts: s.PublishAll,
 		},
 		Config: configView{
 			Hostname: s.Hostname, User: s.User, Tty: s.Tty, Env: listed(s.Env), Cmd: listed(s.Command), WorkingDir: s.Workdir, Labels: filled(s.Labels),
-			ExposedPorts: exposedPorts(s),
+			OpenStdin: s.Stdin, StopSignal: signalName(s.StopSignal), StopTimeout: seconds(s.StopTimeout), ExposedPorts: exposedPorts(s),
 		},
 		NetworkSettings: settingsView{
 			SandboxID: s.Id, SandboxKey: s.NetnsPath, Ports: publishedPorts(s), Networks: map[string]attachmentView{},
@@ -110,6 +134,41 @@ func sandboxView(s *weftv1.Sandbox) inspectedSandbox {
 		v.NetworkSettings.Networks[settingsName(e)] = attachedView(s, e)
 	}
 	return v
+}
+
+func restartPolicy(s *weftv1.Sandbox) restartPolicyView {
+	p := s.GetRestart()
+	return restartPolicyView{Name: cmp.Or(p.GetName(), "no"), MaximumRetryCount: p.GetMax()}
+}
+
+// staticLinks are the links in the default network, in docker's form; those of other networks are shown with them. As docker, nil where there
+// are none.
+func staticLinks(s *weftv1.Sandbox) []string {
+	var out []string
+	for _, e := range s.Endpoints {
+		if settingsName(e) != defaultNetwork {
+			continue
+		}
+		for _, l := range e.GetRequested().GetLinks() {
+			out = append(out, "/"+l.Target+":/"+s.Name+"/"+l.Alias)
+		}
+	}
+	return out
+}
+
+func signalName(n int32) string {
+	if n == 0 {
+		return ""
+	}
+	return cmp.Or(unix.SignalName(syscall.Signal(n)), strconv.Itoa(int(n)))
+}
+
+func seconds(d *durationpb.Duration) *int {
+	if d == nil {
+		return nil
+	}
+	n := int(d.AsDuration() / time.Second)
+	return &n
 }
 
 // settingsName is the network's name; where the agent does not know it (the store is away), what was asked for.
