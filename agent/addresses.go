@@ -33,8 +33,98 @@ func newAddresses(clock Clock) *addresses {
 	return &addresses{clock: clock, chosen: map[netKey]record.EndpointID{}, resting: map[netKey]time.Time{}, former: map[nameKey]former{}}
 }
 
-// choose finds an address for an endpoint and reserves it. Of preferred, which is the one it had before, nothing is lost if it is taken.
-func (d *addresses) choose(n *record.Network, net *record.Net, ep record.EndpointID, preferred netip.Addr, near bool) (netip.Addr, error) {
+// families are the indexes of what an attachment has one of for each: IPv4, IPv6.
+const families = 2
+
+func family(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
+}
+
+// trial is what one try of an attach goes by, for each family: the address that the attachment had before, and whether it has lost one to
+// another, and is to take a random one of the next.
+type trial struct {
+	preferred [families]netip.Addr
+	lost      [families]bool
+}
+
+func trialOf(at record.Attachment) trial {
+	var t trial
+	for _, a := range at.Addrs {
+		t.preferred[family(a)] = a
+	}
+	return t
+}
+
+// without is the next try, after an address was lost.
+func (t trial) without(a netip.Addr) trial {
+	t.preferred[family(a)], t.lost[family(a)] = netip.Addr{}, true
+	return t
+}
+
+// asked is the address of a family that the user has asked for.
+func asked(at record.Attachment, f int) netip.Addr { return [families]netip.Addr{at.IP, at.IP6}[f] }
+
+// askedFor are, of the addresses that an attachment has, those that the user has asked for: its own also while it is down. dynamic are the others.
+func askedFor(at record.Attachment) []netip.Addr { return pick(at, true) }
+func dynamic(at record.Attachment) []netip.Addr  { return pick(at, false) }
+
+func pick(at record.Attachment, want bool) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range at.Addrs {
+		if (a == at.IP || a == at.IP6) == want {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// assign gives an attachment an address of each family that its network has: the one that is asked for, kept for the sandbox's name, had
+// before, or else a chosen one. What was chosen is reserved until settle is called.
+func (d *addresses) assign(n *record.Network, net *record.Net, name string, want *record.Attachment, t trial) (settle func(), err error) {
+	var chosen, out []netip.Addr
+	settle = func() {
+		for _, a := range chosen {
+			d.settle(n.ID, a)
+		}
+	}
+	kept := !t.lost[0] && takeKept(net, name, want)
+	if kept {
+		d.remember(n.ID, name, want.Addrs[0], want.MAC)
+	}
+	for f := range families {
+		pools := ipam.Family(poolsOf(n), f == 1)
+		if len(pools) == 0 {
+			continue
+		}
+		a := asked(*want, f)
+		switch {
+		case f == 0 && kept:
+			a = want.Addrs[0]
+		case !a.IsValid():
+			was := former{t.preferred[f], want.MAC}
+			if f == 0 && !t.lost[0] {
+				was = d.recall(n.ID, name, *want, was.addr)
+			}
+			if a, err = d.choose(n, net, want.Endpoint, pools, was.addr, t.lost[f]); err != nil {
+				settle()
+				return nil, err
+			}
+			if chosen = append(chosen, a); a == was.addr {
+				want.MAC = was.mac
+			}
+		}
+		out = append(out, a)
+	}
+	want.Addrs = out
+	return settle, nil
+}
+
+// choose finds an address of some pools for an endpoint and reserves it. Of preferred, which is the one it had before, nothing is lost if it
+// is taken.
+func (d *addresses) choose(n *record.Network, net *record.Net, ep record.EndpointID, pools []ipam.Pool, preferred netip.Addr, near bool) (netip.Addr, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.clock.Now()
@@ -47,7 +137,6 @@ func (d *addresses) choose(n *record.Network, net *record.Net, ep record.Endpoin
 		by, chosen := d.chosen[netKey{n.ID, a}]
 		return chosen && by != ep || net != nil && net.Taken(a) && !owns(net, ep, a)
 	}
-	pools := poolsOf(n)
 	if preferred.IsValid() && ipam.Check(pools, preferred) == nil && !taken(preferred) {
 		d.chosen[netKey{n.ID, preferred}] = ep
 		return preferred, nil

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"weft/agent/api"
 	"weft/agent/journal"
 	"weft/agent/registry"
-	"weft/ipam"
 	"weft/store"
 	"weft/store/record"
 )
@@ -74,22 +72,18 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 	if want.Endpoint == "" {
 		want.Endpoint = record.EndpointID(registry.NewID())
 	}
-	preferred := want.IP
-	if !preferred.IsValid() && len(want.Addrs) > 0 {
-		preferred = want.Addrs[0]
-	}
-	for near := false; ; near = true {
-		err := a.attachOnce(ctx, as, id, n, want, preferred, near)
+	for t := trialOf(want); ; {
+		err := a.attachOnce(ctx, as, id, n, want, t)
 		var lost *registry.AddrTakenError
-		if !errors.As(err, &lost) || want.IP.IsValid() {
+		if !errors.As(err, &lost) || lost.Addr == want.IP || lost.Addr == want.IP6 {
 			return want.Endpoint, err
 		}
-		preferred = netip.Addr{}
+		t = t.without(lost.Addr)
 	}
 }
 
-// attachOnce tries one address.
-func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.SandboxID, n *record.Network, want record.Attachment, preferred netip.Addr, near bool) error {
+// attachOnce tries one address of each family.
+func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.SandboxID, n *record.Network, want record.Attachment, t trial) error {
 	net, _ := a.picture().Net(n.ID)
 	s, ok := a.boxes.get(id)
 	if !ok {
@@ -98,26 +92,12 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	if err := a.free(n, net, s, want); err != nil {
 		return err
 	}
-	addr := want.IP
-	if !near && takeKept(net, s.Name, &want) {
-		addr = want.Addrs[0]
-		a.addresses.remember(n.ID, s.Name, addr, want.MAC)
+	settle, err := a.addresses.assign(n, net, s.Name, &want, t)
+	if err != nil {
+		return err
 	}
-	if !addr.IsValid() {
-		was := former{preferred, want.MAC}
-		if !near {
-			was = a.addresses.recall(n.ID, s.Name, want, preferred)
-		}
-		var err error
-		if addr, err = a.addresses.choose(n, net, want.Endpoint, was.addr, near); err != nil {
-			return err
-		}
-		defer a.addresses.settle(n.ID, addr)
-		if addr == was.addr {
-			want.MAC = was.mac
-		}
-	}
-	want.Addrs, want.Intent = []netip.Addr{addr}, true
+	defer settle()
+	want.Intent = true
 	want.NoGateway = n.Internal
 	if want.IfName == "" {
 		want.IfName = freeIfName(s)
@@ -127,8 +107,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	if err := a.boxes.put(ctx, next); err != nil {
 		return err
 	}
-	err := a.announce(ctx, as, n, next, want)
-	if err != nil {
+	if err := a.announce(ctx, as, n, next, want); err != nil {
 		return errors.Join(err, a.unattach(ctx, s, n, want))
 	}
 	next = edited(next) // the other one is shown, and read by the loop
@@ -139,16 +118,12 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	return a.moveDefault(ctx, s, next, n.ID)
 }
 
-// moveDefault brings those networks in line that the sandbox's default route leaves or enters when another network, which has been dealt
-// with, comes or goes.
+// moveDefault brings those networks in line that a default route of the sandbox leaves or enters, or that come to need their routes by source,
+// or need them no more, when another network, which has been dealt with, comes or goes.
 func (a *Agent) moveDefault(ctx context.Context, before, after *record.Sandbox, done record.NetworkID) error {
-	was, is := defaultNetwork(before), defaultNetwork(after)
-	if was == is {
-		return nil
-	}
 	var errs []error
-	for _, id := range []record.NetworkID{is, was} {
-		if id != "" && id != done {
+	for _, id := range turned(before, after) {
+		if id != done {
 			errs = append(errs, a.loop.do(ctx, id, ""))
 		}
 	}
@@ -203,14 +178,17 @@ func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want
 	if err := aliasesFit(n, net, want); err != nil {
 		return err
 	}
-	if !want.IP.IsValid() {
-		return nil
-	}
-	if err := ipam.Check(poolsOf(n), want.IP); err != nil {
-		return api.Refuse(api.Invalid, "%w", err)
-	}
-	if o, taken := net.ByAddr(want.IP); taken && o.ID != want.Endpoint {
-		return kindOf(&registry.AddrTakenError{Addr: want.IP, Owner: o.Name, Host: a.hostName(o.Host)})
+	for f := range families {
+		addr := asked(want, f)
+		if !addr.IsValid() {
+			continue
+		}
+		if err := checkIP(n, addr); err != nil {
+			return err
+		}
+		if o, taken := net.ByAddr(addr); taken && o.ID != want.Endpoint {
+			return kindOf(&registry.AddrTakenError{Addr: addr, Owner: o.Name, Host: a.hostName(o.Host)})
+		}
 	}
 	return nil
 }

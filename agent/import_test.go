@@ -81,7 +81,7 @@ func TestANameGetsItsImportedAddressBack(t *testing.T) {
 		"that had none":                  {sandbox: "web3", addr: "10.1.0.2"},
 	} {
 		was := d.recall(front, c.sandbox, c.want, c.preferred)
-		a, err := d.choose(n, net, "e1", was.addr, false)
+		a, err := d.choose(n, net, "e1", poolsOf(n), was.addr, false)
 		if err != nil || a.String() != c.addr || a == was.addr && was.mac != c.mac {
 			t.Errorf("a name %s: %s %s, %v; want %s %s", name, a, was.mac, err, c.addr, c.mac)
 		}

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -90,22 +87,8 @@ func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentReq
 	if err := setAliases(&at, n, r); err != nil {
 		return nil, at, err
 	}
-	if r.IP6 != "" {
-		return nil, at, api.Refuse(api.Unsupported, "--ip6 %s: this version supports IPv4 only", r.IP6)
-	}
-	if len(r.DriverOpts) > 0 {
-		return nil, at, api.Refuse(api.Unsupported, "driver option %s is unknown to the overlay driver", slices.Sorted(maps.Keys(r.DriverOpts))[0])
-	}
-	if r.MAC != "" {
-		return nil, at, api.Refuse(api.Unsupported, "--mac-address %s: this version derives the address from the IP address", r.MAC)
-	}
-	if r.IP != "" {
-		if at.IP, err = netip.ParseAddr(r.IP); err != nil || !at.IP.Is4() {
-			return nil, at, api.Refuse(api.Invalid, "invalid IPv4 address: %s", r.IP)
-		}
-		if err := checkIP(n, at.IP); err != nil {
-			return nil, at, err
-		}
+	if err := askFor(n, r, &at); err != nil {
+		return nil, at, err
 	}
 	for _, l := range r.Links {
 		if l.Target == "" || l.Target == name {
@@ -254,8 +237,8 @@ func (a *Agent) takeDown(ctx context.Context, s, next *record.Sandbox) error {
 	}
 	comesAgain := next.Status == record.SandboxRestarting
 	for _, at := range s.Attachments {
-		if !at.IP.IsValid() && !comesAgain {
-			a.addresses.rest(at.Network, at.Addrs...)
+		if !comesAgain {
+			a.addresses.rest(at.Network, dynamic(at)...)
 		}
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
@@ -276,9 +259,7 @@ func (a *Agent) giveUp(ctx context.Context, next *record.Sandbox) error {
 		return err
 	}
 	for _, at := range next.Attachments {
-		if !at.IP.IsValid() {
-			a.addresses.rest(at.Network, at.Addrs...)
-		}
+		a.addresses.rest(at.Network, dynamic(at)...)
 	}
 	a.flush(ctx, next)
 	return nil

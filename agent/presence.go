@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"cmp"
+	"net/netip"
 	"slices"
 
 	"weft/ipam"
@@ -14,9 +16,9 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 	running := s.Up
 	ep := &record.Endpoint{
 		ID: a.Endpoint, Network: a.Network, Host: self, Incarnation: incarnation, Sandbox: s.ID, Name: s.Name, Hostname: s.Hostname,
-		Aliases: a.Aliases, VIPAliases: a.VIPAliases, Links: a.Links, Static: a.IP.IsValid(), MAC: a.MAC, Running: running,
+		Aliases: a.Aliases, VIPAliases: a.VIPAliases, Links: a.Links, Static: a.IP.IsValid() || a.IP6.IsValid(), MAC: a.MAC, Running: running,
 	}
-	if running || ep.Static || s.Status == record.SandboxRestarting {
+	if ep.Addrs = askedFor(a); running || s.Status == record.SandboxRestarting {
 		ep.Addrs = a.Addrs
 	}
 	if ep.MAC == "" && len(a.Addrs) > 0 {
@@ -35,7 +37,7 @@ type presence struct {
 func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]*record.Sandbox, netns func(record.SandboxID) string) map[record.NetworkID]presence {
 	out := map[record.NetworkID]presence{}
 	for _, s := range all {
-		gateway := defaultNetwork(s)
+		roles := rolesOf(s)
 		for _, a := range s.Attachments {
 			if !s.Up || a.Endpoint == "" || len(a.Addrs) == 0 {
 				continue
@@ -45,7 +47,10 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 				l.endpoints = map[record.EndpointID]*record.Endpoint{}
 			}
 			ep := endpointOf(self, incarnation, s, a)
-			l.ports = append(l.ports, port.Port{Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: a.Network == gateway})
+			is := roles[a.Network]
+			l.ports = append(l.ports, port.Port{
+				Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: is.ways[0], Default6: is.ways[1], BySource: is.bySource,
+			})
 			l.endpoints[ep.ID] = ep
 			out[a.Network] = l
 		}
@@ -53,13 +58,68 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 	return out
 }
 
-// defaultNetwork is the network that the sandbox's default route leads into: the attachment of the highest priority, and of the lowest
-// interface among equals.
-func defaultNetwork(s *record.Sandbox) record.NetworkID {
+// role is what a network is to a sandbox.
+type role struct {
+	ways     [families]bool // the default route of the family leads through it
+	bySource bool           // what comes from its addresses is routed by them: the sandbox has other networks too
+}
+
+// rolesOf tells what each network that a sandbox has addresses in is to it.
+func rolesOf(s *record.Sandbox) map[record.NetworkID]role {
+	out := map[record.NetworkID]role{}
+	ways := [families]record.NetworkID{defaultNetwork(s), defaultNetwork6(s)}
+	n := 0
+	for _, a := range s.Attachments {
+		if len(a.Addrs) > 0 {
+			n++
+		}
+	}
+	for _, a := range s.Attachments {
+		if len(a.Addrs) > 0 {
+			out[a.Network] = role{ways: [families]bool{a.Network == ways[0], a.Network == ways[1]}, bySource: n > 1 && !a.NoGateway}
+		}
+	}
+	return out
+}
+
+// turned lists the networks that are something else to a sandbox after a change: first those that a default route enters, so that there
+// is one at any moment.
+func turned(before, after *record.Sandbox) []record.NetworkID {
+	was, is := rolesOf(before), rolesOf(after)
+	var out []record.NetworkID
+	for id, r := range is {
+		if was[id] != r {
+			out = append(out, id)
+		}
+	}
+	for id := range was {
+		if _, stays := is[id]; !stays {
+			out = append(out, id)
+		}
+	}
+	entered := func(id record.NetworkID) int {
+		n := 0
+		for f := range families {
+			if is[id].ways[f] && !was[id].ways[f] {
+				n--
+			}
+		}
+		return n
+	}
+	slices.SortFunc(out, func(a, b record.NetworkID) int { return cmp.Or(cmp.Compare(entered(a), entered(b)), cmp.Compare(a, b)) })
+	return out
+}
+
+// defaultNetwork is the network that the sandbox's IPv4 default route leads into: the attachment of the highest priority, and of the lowest
+// interface among equals. Published ports belong to it. defaultNetwork6 is the same for IPv6.
+func defaultNetwork(s *record.Sandbox) record.NetworkID  { return defaultOf(s, 0) }
+func defaultNetwork6(s *record.Sandbox) record.NetworkID { return defaultOf(s, 1) }
+
+func defaultOf(s *record.Sandbox, f int) record.NetworkID {
 	var best *record.Attachment
 	for i := range s.Attachments {
 		a := &s.Attachments[i]
-		if len(a.Addrs) == 0 || a.NoGateway {
+		if a.NoGateway || !slices.ContainsFunc(a.Addrs, func(x netip.Addr) bool { return family(x) == f }) {
 			continue
 		}
 		if best == nil || a.GwPriority > best.GwPriority {

@@ -129,6 +129,40 @@ func TestDefaultRouteIsTheHighestPriorityThenTheFirst(t *testing.T) {
 	}
 }
 
+// When a network comes or goes, the others that are to be brought in line are those whose part in the sandbox has changed; the one that a
+// default route enters comes first.
+func TestTurned(t *testing.T) {
+	v4, both := in(front, "e1", "10.1.0.2"), in(back, "e2", "10.2.0.2", "fd00:2::2")
+	high := both
+	high.GwPriority = 5
+	inner := in("net3", "e3", "10.3.0.2")
+	inner.NoGateway = true
+	for name, tc := range map[string]struct {
+		before, after []record.Attachment
+		want          []record.NetworkID
+	}{
+		"the first":                   {nil, []record.Attachment{v4}, []record.NetworkID{front}},
+		"a second, for IPv6 alone":    {[]record.Attachment{v4}, []record.Attachment{v4, both}, []record.NetworkID{back, front}},
+		"a second of higher priority": {[]record.Attachment{v4}, []record.Attachment{v4, high}, []record.NetworkID{back, front}},
+		"an internal one":             {[]record.Attachment{v4, both}, []record.Attachment{v4, both, inner}, nil},
+		"the way out goes":            {[]record.Attachment{v4, both}, []record.Attachment{both}, []record.NetworkID{back, front}},
+		"nothing":                     {[]record.Attachment{v4}, []record.Attachment{v4}, nil},
+	} {
+		if got := turned(box("a", tc.before...), box("a", tc.after...)); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestRoutesBySourceAreForSandboxesOfSeveralNetworks(t *testing.T) {
+	inner := in(front, "e1", "10.1.0.2")
+	inner.NoGateway = true
+	one, two := rolesOf(box("a", in(back, "e2", "10.2.0.2"))), rolesOf(box("a", inner, in(back, "e2", "10.2.0.2")))
+	if one[back].bySource || !two[back].bySource || two[front].bySource {
+		t.Errorf("alone %+v, with an internal one %+v", one, two)
+	}
+}
+
 // A record that differs from what the host wants is put right; what is not the host's, or under way, or not known, is left alone.
 func TestCorrections(t *testing.T) {
 	as := registry.Actor{Host: self, Incarnation: 2}
@@ -177,12 +211,15 @@ func TestCorrections(t *testing.T) {
 func TestAStoppedSandboxKeepsWhatWasAskedFor(t *testing.T) {
 	dynamic, static := in(front, "e1", "10.1.0.2"), in(front, "e2", "10.1.0.3")
 	static.IP = ip("10.1.0.3")
+	half := in(front, "e3", "10.1.0.4", "fd00:1::4")
+	half.IP6 = ip("fd00:1::4")
 	for name, tc := range map[string]struct {
 		at   record.Attachment
 		want []netip.Addr
 	}{
-		"dynamic": {dynamic, nil},
-		"static":  {static, []netip.Addr{ip("10.1.0.3")}},
+		"dynamic":        {dynamic, nil},
+		"static":         {static, []netip.Addr{ip("10.1.0.3")}},
+		"one of the two": {half, []netip.Addr{ip("fd00:1::4")}},
 	} {
 		s := box("a", tc.at)
 		s.Up = false

@@ -105,8 +105,10 @@ func ChooseVNI(taken func(uint32) bool) (uint32, error) {
 	return 0, errors.New("no VNI is free: all of 4096 to 16777215 are taken")
 }
 
-// MAC returns the hardware address that goes with an IPv4 address: 02:42 (locally administered) and the address, as Docker's.
+// MAC returns the hardware address that goes with an address: 02:42 (locally administered) and an IPv4 address, as Docker's, or the end of an
+// IPv6 one.
 func MAC(a netip.Addr) string {
-	b := a.As4()
+	all := a.AsSlice()
+	b := all[len(all)-4:]
 	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }

@@ -5,7 +5,9 @@ package port
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
+	"strconv"
 
 	"weft/kernel"
 	"weft/store/record"
@@ -14,10 +16,22 @@ import (
 // Port is an endpoint of this host.
 type Port struct {
 	Endpoint *record.Endpoint
-	Netns    string // the sandbox's namespace
-	IfName   string // eth0, …
-	Default  bool   // the sandbox's IPv4 default route leads through this network
-	Default6 bool   // its IPv6 default route does
+	Netns    string            // the sandbox's namespace
+	IfName   string            // eth0, …
+	Default  bool              // the sandbox's IPv4 default route leads through this network
+	Default6 bool              // its IPv6 default route does
+	BySource bool              // what comes from its addresses leaves by it: the sandbox has other networks too
+	Settings map[string]string // more of the interface: kernel.Conf's Key.Dst, and the value
+}
+
+// Priority of the rules by source: before the main table's (32766), and after those that users and other programs make without saying
+// where.
+const rulePriority = 32000
+
+// Table is the routing table in the sandbox that leads what comes from an endpoint's addresses.
+func Table(id record.EndpointID) uint32 {
+	n, _ := strconv.ParseUint(string(id[:min(6, len(id))]), 16, 24)
+	return kernel.FirstTable | uint32(n)
 }
 
 // Place is where a port's near end is.
@@ -42,11 +56,14 @@ func Render(out kernel.State, n *record.Network, at Place, p Port) {
 	r.add(kernel.KindVeth, at.NS, Name(p.Endpoint.ID), "", kernel.Veth{
 		MAC: MAC("port", string(p.Endpoint.ID)), MTU: n.MTU, At: at.At, Peer: kernel.Peer{NS: p.Netns, Name: p.IfName, MAC: string(p.Endpoint.MAC)},
 	})
+	six := false
 	for _, a := range p.Endpoint.Addrs {
 		if pool, ok := n.PoolOf(a); ok {
 			r.address(a, pool)
+			six = six || a.Is6()
 		}
 	}
+	r.settings(six)
 }
 
 type renderer struct {
@@ -59,6 +76,19 @@ func (r renderer) add(kind kernel.Kind, ns, link, dst string, spec kernel.Spec) 
 	r.out.Add(kernel.Object{Key: kernel.Key{Kind: kind, NS: ns, Link: link, Dst: dst}, Spec: spec})
 }
 
+// settings are those of the interface. An address is used at once, without asking whether another has it, and nobody on the network is
+// believed that they are a router. A network of IPv4 alone carries no IPv6 between its sandboxes.
+func (r renderer) settings(six bool) {
+	set := map[string]string{"ipv6/conf/disable_ipv6": "1"}
+	if six {
+		set = map[string]string{"ipv6/conf/disable_ipv6": "0", "ipv6/conf/accept_dad": "0", "ipv6/conf/accept_ra": "0"}
+	}
+	maps.Copy(set, r.p.Settings)
+	for name, value := range set {
+		r.add(kernel.KindConf, r.p.Netns, r.p.IfName, name, kernel.Conf{Value: value})
+	}
+}
+
 // address gives the sandbox an address, and the ways out that its pool's gateway offers: to the network's other pools, and everywhere else if
 // that is this network's to offer.
 func (r renderer) address(a netip.Addr, pool record.Pool) {
@@ -66,6 +96,9 @@ func (r renderer) address(a netip.Addr, pool record.Pool) {
 	r.add(kernel.KindAddr, ns, link, netip.PrefixFrom(a, pool.Subnet.Bits()).String(), kernel.Addr{})
 	if !pool.Gateway.IsValid() {
 		return
+	}
+	if r.p.BySource {
+		r.bySource(a, pool)
 	}
 	if r.p.Default && a.Is4() {
 		r.add(kernel.KindRoute, ns, link, "0.0.0.0/0", kernel.Route{Via: pool.Gateway})
@@ -78,4 +111,16 @@ func (r renderer) address(a netip.Addr, pool record.Pool) {
 			r.add(kernel.KindRoute, ns, link, other.Subnet.String(), kernel.Route{Via: pool.Gateway})
 		}
 	}
+}
+
+// bySource makes what comes from an address leave by its own network, wherever it goes: a reply to a published port's client, above all.
+func (r renderer) bySource(a netip.Addr, pool record.Pool) {
+	table := Table(r.p.Endpoint.ID)
+	r.out.Add(kernel.SourceRule(r.p.Netns, a, table, rulePriority))
+	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if a.Is6() {
+		everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	r.add(kernel.KindRoute, r.p.Netns, r.p.IfName, kernel.RouteDst(pool.Subnet, table), kernel.Route{})
+	r.add(kernel.KindRoute, r.p.Netns, r.p.IfName, kernel.RouteDst(everywhere, table), kernel.Route{Via: pool.Gateway})
 }

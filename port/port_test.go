@@ -34,7 +34,7 @@ func endpoint(addrs ...string) *record.Endpoint {
 func inSandbox(s kernel.State) []string {
 	var out []string
 	for _, k := range slices.SortedFunc(maps.Keys(s), kernel.Key.Compare) {
-		if k.NS == "/box" {
+		if k.NS == "/box" && k.Kind != kernel.KindConf {
 			out = append(out, fmt.Sprint(s[k]))
 		}
 	}
@@ -72,6 +72,15 @@ func TestRenderGivesTheSandboxItsAddressesAndRoutes(t *testing.T) {
 				"route /box eth0 0.0.0.0/0 via 10.1.0.1", "route /box eth0 ::/0 via fd00:1::1",
 			},
 		},
+		"by source": {
+			network("10.1.0.0/24", "fd00:1::/64"), port.Port{Endpoint: endpoint("10.1.0.2", "fd00:1::2"), BySource: true},
+			[]string{
+				"addr /box eth0 10.1.0.2/24 addr", "addr /box eth0 fd00:1::2/64 addr",
+				"route /box eth0 0.0.0.0/0 table 1996488704 via 10.1.0.1", "route /box eth0 10.1.0.0/24 table 1996488704 link",
+				"route /box eth0 ::/0 table 1996488704 via fd00:1::1", "route /box eth0 fd00:1::/64 table 1996488704 link",
+				"rule /box from 10.1.0.2 table 1996488704 priority 32000 rule", "rule /box from fd00:1::2 table 1996488704 priority 32000 rule",
+			},
+		},
 		"an address of no pool": {network("10.1.0.0/24"), port.Port{Endpoint: endpoint("10.9.0.2"), Default: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,5 +96,44 @@ func TestRenderGivesTheSandboxItsAddressesAndRoutes(t *testing.T) {
 				t.Errorf("the pair is %v", pair)
 			}
 		})
+	}
+}
+
+func TestSettings(t *testing.T) {
+	for name, tc := range map[string]struct {
+		p    port.Port
+		want map[string]string
+	}{
+		"IPv4 alone": {port.Port{Endpoint: endpoint("10.1.0.2")}, map[string]string{"ipv6/conf/disable_ipv6": "1"}},
+		"both": {
+			port.Port{Endpoint: endpoint("10.1.0.2", "fd00:1::2")},
+			map[string]string{"ipv6/conf/disable_ipv6": "0", "ipv6/conf/accept_dad": "0", "ipv6/conf/accept_ra": "0"},
+		},
+		"asked for": {
+			port.Port{Endpoint: endpoint("10.1.0.2"), Settings: map[string]string{"ipv4/conf/log_martians": "1"}},
+			map[string]string{"ipv6/conf/disable_ipv6": "1", "ipv4/conf/log_martians": "1"},
+		},
+	} {
+		out := kernel.State{}
+		tc.p.Netns, tc.p.IfName = "/box", "eth0"
+		port.Render(out, network("10.1.0.0/24", "fd00:1::/64"), port.Place{NS: "/net"}, tc.p)
+		got := map[string]string{}
+		for k, o := range out {
+			if k.Kind == kernel.KindConf {
+				got[k.Dst] = o.Spec.(kernel.Conf).Value
+			}
+		}
+		if !maps.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// Tables of different endpoints are different, and weft's own.
+func TestTables(t *testing.T) {
+	for id, want := range map[record.EndpointID]uint32{"00000a" + "ff": 0x7700000a, "ffffff": 0x77ffffff, "": 0x77000000, "e1": 0x770000e1} {
+		if got := port.Table(id); got != want {
+			t.Errorf("%q: %x, want %x", id, got, want)
+		}
 	}
 }
