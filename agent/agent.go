@@ -17,6 +17,7 @@ import (
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/agent/sandbox"
+	"weft/bridge"
 	"weft/dnssvc"
 	"weft/kernel"
 	"weft/overlay"
@@ -40,6 +41,7 @@ type Agent struct {
 	mover     *mover
 	migrating chan struct{} // size 1: held by the call that moves the records
 	kernel    *kernel.Kernel
+	nextPort  nextPort
 	runner    *sandbox.Host
 	dns       *dnssvc.Service
 	follower  *follow.Follower   // the cluster's
@@ -177,6 +179,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.keepPicture)
 	run(a.watchEnds)
 	run(a.removeEnded)
+	run(a.republish)
 	run(a.finishRestarts)
 	run(func(ctx context.Context) { a.restarter.run(ctx, a.startAgain) })
 	run(func(ctx context.Context) {
@@ -298,6 +301,10 @@ func (a *Agent) settings() overlay.Settings {
 		s.VXLANPort = c.VXLANPort
 	}
 	return s
+}
+
+func (a *Agent) published(p *record.Snapshot) []bridge.Published {
+	return published(a.boxes.snapshot(), p.Network)
 }
 
 func (a *Agent) locals() map[record.NetworkID]presence {

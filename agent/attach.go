@@ -127,6 +127,9 @@ func (a *Agent) moveDefault(ctx context.Context, before, after *record.Sandbox, 
 			errs = append(errs, a.loop.do(ctx, id, ""))
 		}
 	}
+	if after.Status == record.SandboxRunning {
+		errs = append(errs, a.publishPorts(ctx, after.ID))
+	}
 	return errors.Join(errs...)
 }
 

@@ -36,9 +36,6 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 	if err := errors.Join(checkMode(s, as), checkRestart(s)); err != nil {
 		return nil, err
 	}
-	if len(s.Ports) > 0 || s.PublishAll {
-		return nil, api.Refuse(api.Unsupported, "ports are not published yet")
-	}
 	as, err := a.orDefault(ctx, s, as)
 	if err != nil {
 		return nil, err
@@ -160,6 +157,9 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 			return nil, err
 		}
 	}
+	if err := a.publishPorts(ctx, s.ID); err != nil {
+		return nil, err
+	}
 	now, _ := a.boxes.get(s.ID)
 	if err := a.serveNames(ctx, now); err != nil {
 		return nil, err
@@ -227,6 +227,7 @@ func (a *Agent) bringDown(ctx context.Context, s *record.Sandbox, code int, why 
 // takeDown makes of a sandbox one that is down. One that comes again keeps all its addresses, and no other host needs to wait for the news.
 func (a *Agent) takeDown(ctx context.Context, s, next *record.Sandbox) error {
 	a.dns.Remove(string(s.ID))
+	next.Published = nil
 	for i := range next.Attachments {
 		next.Attachments[i].Intent = false
 	}
@@ -242,6 +243,7 @@ func (a *Agent) takeDown(ctx context.Context, s, next *record.Sandbox) error {
 		}
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
+	a.closePorts(ctx, s)
 	if comesAgain {
 		a.kick(s)
 	} else {
@@ -283,6 +285,7 @@ func (a *Agent) forget(ctx context.Context, s *record.Sandbox) error {
 		defer a.uses.hold(at.Network)()
 		errs = append(errs, a.letGo(ctx, at.Network))
 	}
+	a.closePorts(ctx, s)
 	a.flush(ctx, s)
 	return errors.Join(append(errs, a.runner.Remove(ctx, string(s.ID), true))...)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/bridge"
 	"weft/kernel"
 	"weft/overlay"
 	"weft/store/follow"
@@ -45,6 +46,8 @@ type loopConfig struct {
 	answers  func(*record.Snapshot) func(record.HostID) bool
 	ready    func() bool                              // false: nothing may be written yet; asked until it says yes once
 	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
+
+	published func(*record.Snapshot) []bridge.Published
 }
 
 // hostPart owns the objects that all networks share.
@@ -165,7 +168,7 @@ func (l *loop) pass(ctx context.Context, rs []request) {
 	settings := l.settings()
 	dirty, picture := l.sight.TakeDirty()
 	v := newView(settings, picture, l.locals())
-	v.answers = l.answers(picture)
+	v.answers, v.published = l.answers(picture), l.published(picture)
 	if !l.fresh {
 		l.readAll(ctx, v)
 	}

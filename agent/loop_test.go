@@ -15,6 +15,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"weft/bridge"
 	"weft/kernel"
 	"weft/kernel/fake"
 	"weft/overlay"
@@ -73,6 +74,11 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return presences(self, 1, s.boxes, func(id record.SandboxID) string { return "/ns/" + string(id) })
+		},
+		published: func(p *record.Snapshot) []bridge.Published {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return published(s.boxes, p.Network)
 		},
 		ready: func() bool {
 			s.mu.Lock()
@@ -156,6 +162,7 @@ func (s *site) holds(what string) {
 	s.t.Helper()
 	v := newView(s.settings(), s.sight.Picture(), s.locals())
 	v.answers = s.answers(s.sight.Picture())
+	v.published = s.loop.published(s.sight.Picture())
 	want := v.want(hostPart)
 	for id := range v.locals {
 		maps.Copy(want, v.want(id))

@@ -131,7 +131,10 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 		next = waiting(s, sandbox.Exit{Code: s.ExitCode, Error: s.Error}, false, s.Finished)
 		next.Stopped, next.Restarts = false, 0
 	default:
-		next.Up = false
+		next.Up, next.Published = false, nil
+	}
+	if !live {
+		next.Published = nil
 	}
 	if next.Status == record.SandboxRestarting {
 		a.restarter.later(s.ID, 0)
@@ -170,7 +173,7 @@ func (a *Agent) wire(id journal.Identity) error {
 		})
 	}
 	a.loop = newLoop(loopConfig{
-		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, answers: a.answering, ready: a.mayWrite, applied: a.applied,
+		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,
 	})
 	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)

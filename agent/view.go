@@ -19,6 +19,8 @@ type view struct {
 	picture  *record.Snapshot
 	locals   map[record.NetworkID]presence
 	answers  func(record.HostID) bool // whether another host's endpoints are to be had; nil: all are
+
+	published []bridge.Published
 }
 
 // newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
@@ -109,7 +111,9 @@ func (v view) want(id record.NetworkID) kernel.State {
 	for h := range v.picture.Hosts() {
 		vteps = append(vteps, h.VTEP)
 	}
-	return overlay.Host(v.settings, here, outermost(pools), vteps)
+	out := overlay.Host(v.settings, here, outermost(pools), vteps)
+	maps.Copy(out, bridge.RenderPublished(v.published))
+	return out
 }
 
 // changed is the part of want and have that the changes of a few remote endpoints can touch; shown is the picture that have was rendered

@@ -236,6 +236,7 @@ func hostRules(port uint16) kernel.Table {
 		Sets: []kernel.Set{{Name: poolSet, Type: kernel.SetPrefix}, {Name: vtepSet, Type: kernel.SetAddr}},
 		Chains: []kernel.Chain{
 			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: []kernel.Rule{
+				{If: []kernel.Match{{Field: kernel.CTStatus, Value: "dnat"}}, Verdict: kernel.Accept}, // published ports
 				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.OutLink, Value: uplinks}}, Verdict: kernel.Drop},
 				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.DestAddr, Value: pools}}, Verdict: kernel.Drop},
 				{If: []kernel.Match{{Field: kernel.OutLink, Value: uplinks}, {Field: kernel.Established}}, Verdict: kernel.Accept},
