@@ -25,6 +25,8 @@ const (
 	boundMap     = "bound4" // at one of them
 	boundMap6    = "bound6"
 	hairpinSet   = "hairpins"
+	selfSet      = "self4" // sandboxes that call what they publish themselves
+	selfSet6     = "self6"
 )
 
 // RenderPublished returns the rules that bring what is sent to published ports to their sandboxes; nothing where none is published.
@@ -58,6 +60,11 @@ func AddPublished(out kernel.State, p Published) {
 	}
 	add(hairpinSet, kernel.SetLinks, p.Link+" "+p.Link, "")
 	service := fmt.Sprintf("%s %d", b.Proto, b.HostPort)
+	if p.Target.Is4() {
+		add(selfSet, kernel.SetService, p.Target.String()+" "+service, "")
+	} else {
+		add(selfSet6, kernel.SetService6, p.Target.String()+" "+service, "")
+	}
 	target := fmt.Sprintf("%s %d", p.Target, b.Port)
 	switch at := b.HostAddr.String() + " " + service; {
 	case b.HostAddr == netip.IPv4Unspecified():
@@ -78,6 +85,9 @@ func publishRules() kernel.Table {
 		return kernel.Rule{If: append([]kernel.Match{local}, also...), Verdict: kernel.DNAT, By: by, To: "@" + set}
 	}
 	rules := []kernel.Rule{
+		// Where bridges call iptables, a packet is translated in its bridge, which does not send it out where it came in.
+		{If: []kernel.Match{{Field: kernel.SourceService, Value: "@" + selfSet}}, Verdict: kernel.Return},
+		{If: []kernel.Match{{Field: kernel.SourceService6, Value: "@" + selfSet6}}, Verdict: kernel.Return},
 		to(boundMap, kernel.DestService),
 		to(boundMap6, kernel.DestService6),
 		to(openMap, kernel.Service, kernel.Match{Field: kernel.DestAddr, Not: true, Value: "127.0.0.0/8"}),
@@ -87,7 +97,7 @@ func publishRules() kernel.Table {
 		Sets: []kernel.Set{
 			{Name: openMap, Type: kernel.MapService}, {Name: openMap6, Type: kernel.MapService6},
 			{Name: boundMap, Type: kernel.MapDestService}, {Name: boundMap6, Type: kernel.MapDestService6},
-			{Name: hairpinSet, Type: kernel.SetLinks},
+			{Name: hairpinSet, Type: kernel.SetLinks}, {Name: selfSet, Type: kernel.SetService}, {Name: selfSet6, Type: kernel.SetService6},
 		},
 		Chains: []kernel.Chain{
 			{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -110, Rules: rules},
