@@ -139,6 +139,8 @@ func (s *site) write(rs ...any) {
 			ops = []store.Op{store.Put(record.NetworkKey(r.ID), b), store.Put(record.NetworkNameKey(r.Name), []byte(r.ID))}
 		case *record.Host:
 			ops = []store.Op{store.Put(record.HostKey(r.ID), b)}
+		case *record.VIP:
+			ops = []store.Op{store.Put(record.VIPKey(r.Network, r.Alias), b)}
 		case *record.Endpoint:
 			ops = []store.Op{store.Put(record.EndpointKey(r.Network, r.ID), b), store.Put(record.EndpointNameKey(r.Network, r.Name), []byte(r.ID))}
 			for _, a := range r.Addrs {

@@ -73,6 +73,9 @@ func picture(t testing.TB, rev store.Rev, nets []*record.Network, eps ...*record
 			for _, a := range ep.Addrs {
 				b.Puts = append(b.Puts, store.Entry{Key: record.AddrKey(n.ID, a), Value: []byte(ep.ID), Rev: rev})
 			}
+			for i, alias := range ep.VIPAliases {
+				b.Puts = append(b.Puts, put(record.VIPKey(n.ID, alias), &record.VIP{Network: n.ID, Alias: alias, Addrs: []netip.Addr{ip(fmt.Sprintf("10.1.0.%d", 254-i))}}))
+			}
 		}
 		s = s.Apply(record.NetPartition(n.ID), b)
 	}

@@ -24,6 +24,7 @@ func TestChangesLeadToTheWhole(t *testing.T) {
 				id := record.EndpointID(fmt.Sprintf("e%d", 1+i))
 				s := box(string(id), in(front, id, fmt.Sprintf("10.1.0.%d", rapid.IntRange(3, 12).Draw(rt, "addr")+10*i)))
 				s.Up = rapid.Bool().Draw(rt, "up")
+				s.Attachments[0].VIPAliases = [][]string{nil, {"a"}, {"a", "b"}}[rapid.IntRange(0, 2).Draw(rt, "aliases")]
 				host := []record.HostID{other, self}[rapid.IntRange(0, 1).Draw(rt, "host")]
 				out[id] = endpointOf(host, 1, s, s.Attachments[0])
 			}
