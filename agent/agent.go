@@ -55,6 +55,7 @@ type Agent struct {
 	addresses *addresses
 	uses      *uses
 	loop      *loop
+	losses    losses
 
 	underlay underlay
 	started  time.Time
@@ -177,6 +178,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.loop.run)
 	run(a.mover.run)
 	run(a.keepPicture)
+	run(a.watchStale)
 	run(a.watchEnds)
 	run(a.removeEnded)
 	run(a.republish)

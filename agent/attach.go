@@ -72,6 +72,11 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 	if want.Endpoint == "" {
 		want.Endpoint = record.EndpointID(registry.NewID())
 	}
+	if s, ok := a.boxes.get(id); ok && sc == a.global {
+		if err := a.makeWay(ctx, as, n, s.Name, want.Endpoint); err != nil {
+			return "", err
+		}
+	}
 	for t := trialOf(want); ; {
 		err := a.attachOnce(ctx, as, id, n, want, t)
 		var lost *registry.AddrTakenError
@@ -227,8 +232,18 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 	return errors.Join(err, a.letGo(ctx, n.ID))
 }
 
-// detach takes a sandbox out of a network. It works here at once, whatever the store does; the release is journalled with it.
+// detach takes a sandbox out of a network, and lets the store hear of it where that can be.
 func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.NetworkID) error {
+	if _, ok := s.Attachment(id); !ok {
+		return nil
+	}
+	err := a.leave(ctx, s, id)
+	a.scopeOf(id).publisher.flush(ctx)
+	return err
+}
+
+// leave takes a sandbox out of a network. It works here at once, whatever the store does; the release is journalled with it.
+func (a *Agent) leave(ctx context.Context, s *record.Sandbox, id record.NetworkID) error {
 	at, ok := s.Attachment(id)
 	if !ok {
 		return nil
@@ -244,9 +259,7 @@ func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.Network
 	}
 	a.addresses.rest(id, at.Addrs...)
 	defer a.uses.hold(id)()
-	err := errors.Join(a.letGo(ctx, id), a.moveDefault(ctx, s, next, id))
-	a.scopeOf(id).publisher.flush(ctx)
-	return err
+	return errors.Join(a.letGo(ctx, id), a.moveDefault(ctx, s, next, id))
 }
 
 // letGo waits until the loop has looked at a network that a port has left. What the kernel refuses meanwhile, of this port or of others, the

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"weft/store/open"
 	"weft/store/record"
@@ -31,6 +32,7 @@ type Config struct {
 	HostName       string // "": the machine's
 	LogLevel       string
 	AddrPools      []record.AddrPool
+	StaleGrace     time.Duration // how long a host must have been lost before another may have the names of its endpoints
 }
 
 // peerPort is where agents listen for each other where --cluster-advertise names no port: that of dockerd's --cluster-advertise.
@@ -66,6 +68,9 @@ func (c *Config) check() error {
 		if _, err := netip.ParseAddrPort(c.EmbeddedListen); err != nil {
 			return fmt.Errorf("--embedded-listen %s: it must be ADDRESS:PORT, such as 192.0.2.1:2379", c.EmbeddedListen)
 		}
+	}
+	if c.StaleGrace < 0 {
+		return fmt.Errorf("--stale-grace %s: it cannot be negative", c.StaleGrace)
 	}
 	if c.VXLANPort == 0 {
 		return errors.New("--vxlan-port 0: it must be a UDP port")

@@ -197,8 +197,8 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 	return id, a.serveNames(ctx, now)
 }
 
-// Disconnect takes a network from a sandbox of this host. force is for records that nobody answers for, which cannot be cleared yet.
-func (a *Agent) Disconnect(ctx context.Context, ref, target string, force bool) error {
+// Disconnect takes a network from a sandbox of this host, or clears what another host that is gone has in it.
+func (a *Agent) Disconnect(ctx context.Context, ref, target string, how api.Disconnection) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	n, err := a.network(ctx, ref)
@@ -207,7 +207,7 @@ func (a *Agent) Disconnect(ctx context.Context, ref, target string, force bool) 
 	}
 	s, err := a.boxes.find(target)
 	if err != nil {
-		return a.elsewhere(n, target, force, err)
+		return a.elsewhere(ctx, n, target, how)
 	}
 	done, err := a.boxes.lock(ctx, s.ID)
 	if err != nil {
@@ -226,20 +226,4 @@ func (a *Agent) Disconnect(ctx context.Context, ref, target string, force bool) 
 	}
 	now, _ := a.boxes.get(s.ID)
 	return a.serveNames(ctx, now)
-}
-
-// elsewhere says on which host a sandbox is that this host does not have.
-func (a *Agent) elsewhere(n *record.Network, target string, force bool, err error) error {
-	net, ok := a.picture().Net(n.ID)
-	if !ok {
-		return err
-	}
-	ep, ok := net.ByName(target)
-	switch {
-	case ok && force:
-		return api.Refuse(api.Unsupported, "sandbox %s belongs to host %s: disconnecting it from here, with -f, is not supported yet", target, a.hostName(ep.Host))
-	case ok:
-		return api.Refuse(api.NotFound, "sandbox %s runs on host %s: run the command there", target, a.hostName(ep.Host))
-	}
-	return err
 }

@@ -39,6 +39,7 @@ type publisherConfig struct {
 	*scope                                                                  // whose records it writes
 	mine    func(record.NetworkID) bool                                     // a network is of this scope
 	undo    func(context.Context, *record.Sandbox, record.Attachment) error // of an intent that was never announced
+	obey    func(context.Context, registry.Actor) error                     // what other hosts have cleared of this one; nil where none can
 }
 
 const (
@@ -178,7 +179,11 @@ func (p *publisher) pass(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return errors.Join(p.settle(ctx), p.release(ctx, as), p.correct(ctx, as), p.finishRemovals(ctx, as))
+	var obeyed error
+	if p.obey != nil {
+		obeyed = p.obey(ctx, as)
+	}
+	return errors.Join(p.settle(ctx), obeyed, p.release(ctx, as), p.correct(ctx, as), p.finishRemovals(ctx, as))
 }
 
 // releasesAtOnce is how many releases are under way to the store: one after the other, those of fifty sandboxes that end together would wait for

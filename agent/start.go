@@ -167,8 +167,12 @@ func (a *Agent) wire(id journal.Identity) error {
 	}
 	a.wireLocal()
 	for _, sc := range []*scope{a.global, a.local} {
+		var obey func(context.Context, registry.Actor) error
+		if sc == a.global {
+			obey = a.obey
+		}
 		sc.publisher = newPublisher(publisherConfig{
-			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent,
+			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey,
 			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
 		})
 	}

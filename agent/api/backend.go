@@ -30,7 +30,7 @@ type NetworkBackend interface {
 	Network(ctx context.Context, ref string) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (*record.Network, error)
 	Connect(ctx context.Context, target string, a AttachmentRequest) (record.EndpointID, error)
-	Disconnect(ctx context.Context, network, target string, force bool) error
+	Disconnect(ctx context.Context, network, target string, how Disconnection) error
 }
 
 // SandboxBackend is what the Sandboxes service calls.
@@ -214,4 +214,10 @@ type Stream interface {
 	Resize(Size) error
 	Signal(syscall.Signal) error
 	Close() error
+}
+
+// Disconnection says what a disconnect may do beside taking a sandbox of this host out of a network.
+type Disconnection struct {
+	Force bool // also clear what a host that is gone has in the network
+	Live  bool // with Force: also what a host that is alive has
 }

@@ -117,8 +117,8 @@ func TestCallsArePassedOn(t *testing.T) {
 		"connect to nothing": {func() (proto.Message, error) { return n.Connect(ctx, &weftv1.ConnectRequest{Target: "c1"}) },
 			connected{"c1", ""}, &weftv1.ConnectResponse{EndpointId: "e1"}},
 		"disconnect": {func() (proto.Message, error) {
-			return n.Disconnect(ctx, &weftv1.DisconnectRequest{Network: "front", Target: "c1", Force: true})
-		}, disconnected{"front", "c1", true}, &weftv1.DisconnectResponse{}},
+			return n.Disconnect(ctx, &weftv1.DisconnectRequest{Network: "front", Target: "c1", Force: true, Live: true})
+		}, disconnected{"front", "c1", api.Disconnection{Force: true, Live: true}}, &weftv1.DisconnectResponse{}},
 		"start": {func() (proto.Message, error) { return s.StartSandbox(ctx, &weftv1.StartSandboxRequest{Ref: "c1"}) },
 			"c1", &weftv1.StartSandboxResponse{Id: "s1", Name: "c1"}},
 		"stop, as it comes": {func() (proto.Message, error) { return s.StopSandbox(ctx, &weftv1.StopSandboxRequest{Ref: "c1"}) },

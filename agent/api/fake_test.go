@@ -46,7 +46,7 @@ type (
 	connected    struct{ target, network string }
 	disconnected struct {
 		network, target string
-		force           bool
+		how             api.Disconnection
 	}
 	stopped struct {
 		ref     string
@@ -88,8 +88,8 @@ func (f *fake) Connect(_ context.Context, target string, a api.AttachmentRequest
 	f.asked = connected{target, a.Network}
 	return "e1", f.err
 }
-func (f *fake) Disconnect(_ context.Context, network, target string, force bool) error {
-	f.asked = disconnected{network, target, force}
+func (f *fake) Disconnect(_ context.Context, network, target string, how api.Disconnection) error {
+	f.asked = disconnected{network, target, how}
 	return f.err
 }
 func (f *fake) CreateSandbox(_ context.Context, s *record.Sandbox, as []api.AttachmentRequest) (*record.Sandbox, error) {

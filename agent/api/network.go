@@ -82,7 +82,7 @@ func (n *networks) Connect(ctx context.Context, r *weftv1.ConnectRequest) (*weft
 }
 
 func (n *networks) Disconnect(ctx context.Context, r *weftv1.DisconnectRequest) (*weftv1.DisconnectResponse, error) {
-	if err := n.b.Disconnect(ctx, r.Network, r.Target, r.Force); err != nil {
+	if err := n.b.Disconnect(ctx, r.Network, r.Target, Disconnection{Force: r.Force, Live: r.Live}); err != nil {
 		return nil, err
 	}
 	return &weftv1.DisconnectResponse{}, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -32,6 +33,7 @@ type flags struct {
 	addrPools []string
 	logLevel  string
 	hostname  string
+	grace     time.Duration
 }
 
 func command(run func(context.Context, agent.Config) error) *cobra.Command {
@@ -95,6 +97,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&f.vxlanPort, "vxlan-port", 4789, "UDP port of the tunnels; the first host of a cluster fixes it for all")
 	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts (default: on loopback only)")
 	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
+	fs.DurationVar(&f.grace, "stale-grace", 5*time.Minute, "how long a host must have been lost before a sandbox elsewhere gets the name that one of its endpoints has")
 	fs.StringVar(&f.hostname, "name", "", "this host's name in the cluster (default: its host name)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
@@ -102,7 +105,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 func (f *flags) agentConfig() (agent.Config, error) {
 	cfg := agent.Config{
 		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
-		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace,
 	}
 	var err error
 	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {

@@ -63,7 +63,7 @@ func TestWithoutOptionsTheAgentWorks(t *testing.T) {
 	got, _, err := weftd(t, "--config", file(t, ""))
 	want := agent.Config{
 		ClusterStore: "embedded", StateDir: "/var/lib/weft", RunDir: "/run/weft", Socket: "/run/weft/weftd.sock", VXLANPort: 4789, LogLevel: "info",
-		StoreOpts: map[string]string{},
+		StoreOpts: map[string]string{}, StaleGrace: 5 * time.Minute,
 	}
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Error(d, err)
@@ -73,11 +73,12 @@ func TestWithoutOptionsTheAgentWorks(t *testing.T) {
 func TestEveryOptionReachesTheAgent(t *testing.T) {
 	got, _, err := weftd(t, "--config", file(t, ""), "--cluster-store=etcd://h:2379/p", "--cluster-store-opt=kv.user=u,kv.passwordfile=/pw", "--cluster-store-opt", "discovery.ttl=20",
 		"--cluster-advertise=eth0:2376", "--data-addr=192.0.2.1", "--state-dir=/s", "--run-dir=/r", "-H", "unix:///x/sock", "--vxlan-port=8472",
-		"--embedded-listen=192.0.2.1:2379", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug")
+		"--embedded-listen=192.0.2.1:2379", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug", "--stale-grace=90s")
 	want := agent.Config{
 		ClusterStore: "etcd://h:2379/p", StoreOpts: map[string]string{"kv.user": "u", "kv.passwordfile": "/pw", "discovery.ttl": "20"}, Advertise: "eth0:2376", DataAddr: "192.0.2.1",
 		StateDir: "/s", RunDir: "/r", Socket: "/x/sock", VXLANPort: 8472, EmbeddedListen: "192.0.2.1:2379", HostName: "alpha", LogLevel: "debug",
-		AddrPools: []record.AddrPool{{Base: netip.MustParsePrefix("10.9.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("172.30.0.0/16"), Size: 26}},
+		AddrPools:  []record.AddrPool{{Base: netip.MustParsePrefix("10.9.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("172.30.0.0/16"), Size: 26}},
+		StaleGrace: 90 * time.Second,
 	}
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); d != "" || err != nil {
 		t.Error(d, err)

@@ -133,6 +133,10 @@ func (c *checker) checkMeta(e store.Entry) {
 	case dir == "vteps" && deep:
 		h, ok := c.meta.Host(HostID(e.Value))
 		c.owned(e, ok && h.VTEP.String() == id, "host", string(e.Value))
+	case dir == clearedDir && deep:
+		if r, _ := c.meta.Cleared(EndpointID(id)); r.Endpoint != EndpointID(id) {
+			c.say(e, RuleReadable, doDelete, "it is about endpoint %s", r.Endpoint)
+		}
 	case dir == "moves", e.Key == ClusterKey(), e.Key == PoolsGenKey():
 	default:
 		c.say(e, RuleForeign, doForeign, "weft knows no such key")

@@ -63,6 +63,9 @@ func (s *Snapshot) dumpMeta(add func(store.Key, store.Rev, any), claim func(stor
 	for id, f := range m.fences {
 		add(FenceKey(id), m.revs[FenceKey(id).Name], f)
 	}
+	for id, r := range m.cleared {
+		add(ClearedKey(id), m.revs[ClearedKey(id).Name], r)
+	}
 	for name, id := range m.names {
 		claim(NetworkNameKey(name), string(id))
 	}

@@ -21,6 +21,7 @@ type metaPart struct {
 	vteps    map[netip.Addr]HostID
 	move     *Move
 	replies  map[HostID]*MoveReply
+	cleared  map[EndpointID]*Cleared
 	revs     map[string]store.Rev // by key name, for compare-revision
 }
 
@@ -28,7 +29,7 @@ func (m metaPart) apply(b store.Batch, bad *badEdit) metaPart {
 	next := metaPart{
 		cluster: m.cluster, networks: clone(m.networks), hosts: clone(m.hosts), fences: clone(m.fences),
 		names: clone(m.names), vnis: clone(m.vnis), vteps: clone(m.vteps), revs: clone(m.revs),
-		move: m.move, replies: clone(m.replies),
+		move: m.move, replies: clone(m.replies), cleared: clone(m.cleared),
 	}
 	for _, k := range b.Dels {
 		bad.set(k, next.del(k.Name))
@@ -65,6 +66,8 @@ func (m *metaPart) put(name string, value []byte) error {
 			return take(value, &Move{}, func(r *Move) { m.move = r })
 		}
 		return take(value, &MoveReply{}, func(r *MoveReply) { m.replies[HostID(id)] = r })
+	case clearedDir:
+		return take(value, &Cleared{}, func(r *Cleared) { m.cleared[EndpointID(id)] = r })
 	case "names":
 		m.names[id] = NetworkID(value)
 	case "vnis":
@@ -108,6 +111,8 @@ func (m *metaPart) del(name string) error {
 			m.move = nil
 		}
 		delete(m.replies, HostID(id))
+	case clearedDir:
+		delete(m.cleared, EndpointID(id))
 	case "names":
 		delete(m.names, id)
 	case "vnis":

@@ -139,17 +139,19 @@ func (c *cli) networkConnect() *cobra.Command {
 }
 
 func (c *cli) networkDisconnect() *cobra.Command {
-	var force bool
+	var force, live bool
 	cmd := &cobra.Command{
 		Use: "disconnect [OPTIONS] NETWORK TARGET", Short: "Disconnect a sandbox from a network", Args: exactly(2),
 		Example: `  weft network disconnect web c1
-  weft network disconnect -f web c1   # also where c1 or its host is gone`,
+  weft network disconnect -f web c1          # also where its host is gone
+  weft network disconnect -f --live web c1   # also where another host runs it`,
 		ValidArgsFunction: c.completeTarget,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := call(cmd.Context(), c, (*client).Disconnect, &weftv1.DisconnectRequest{Network: args[0], Target: args[1], Force: force})
+			_, err := call(cmd.Context(), c, (*client).Disconnect, &weftv1.DisconnectRequest{Network: args[0], Target: args[1], Force: force, Live: live})
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Also remove the record of a sandbox that is gone")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Also remove the record of a sandbox whose host is gone")
+	cmd.Flags().BoolVar(&live, "live", false, "With --force: also take out a sandbox of another host that is alive")
 	return cmd
 }

@@ -48,6 +48,7 @@ func requestTests() []requestTest {
 			Network: "n", Aliases: []string{"a", "b", "c"}, VipAliases: []string{"b"}}}},
 		{"network disconnect n c", &weftv1.DisconnectRequest{Network: "n", Target: "c"}},
 		{"network disconnect --force n c", &weftv1.DisconnectRequest{Network: "n", Target: "c", Force: true}},
+		{"network disconnect -f --live n c", &weftv1.DisconnectRequest{Network: "n", Target: "c", Force: true, Live: true}},
 		{"ps -a -f status=exited", &weftv1.ListSandboxesRequest{All: true, Filters: []*weftv1.Filter{{Key: "status", Value: "exited"}}}},
 		{"stop c", &weftv1.StopSandboxRequest{Ref: "c"}},
 		{"stop -t -1 c", &weftv1.StopSandboxRequest{Ref: "c", Timeout: durationpb.New(-time.Second)}},

@@ -1136,7 +1136,8 @@ type DisconnectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
 	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // also the record of a sandbox of another host, where that host is gone
+	Live          bool                   `protobuf:"varint,4,opt,name=live,proto3" json:"live,omitempty"`   // … or is not: it hears of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1188,6 +1189,13 @@ func (x *DisconnectRequest) GetTarget() string {
 func (x *DisconnectRequest) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *DisconnectRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
 	}
 	return false
 }
@@ -4494,11 +4502,12 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"attachment\"2\n" +
 	"\x0fConnectResponse\x12\x1f\n" +
 	"\vendpoint_id\x18\x01 \x01(\tR\n" +
-	"endpointId\"[\n" +
+	"endpointId\"o\n" +
 	"\x11DisconnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12\x12\n" +
+	"\x04live\x18\x04 \x01(\bR\x04live\"\x14\n" +
 	"\x12DisconnectResponse\"\xd9\x03\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
