@@ -33,7 +33,7 @@ func ConfPath(link, dst string) (string, error) {
 
 // ownConf are the settings of links that weft itself gives, and that are read back in every namespace; others, which users ask for, as soon as
 // this executor has put one.
-var ownConf = []string{"ipv6/conf/disable_ipv6", "ipv6/conf/accept_dad", "ipv6/conf/accept_ra"}
+var ownConf = []string{"ipv6/conf/disable_ipv6", "ipv6/conf/accept_dad", "ipv6/conf/accept_ra", "ipv6/conf/accept_redirects"}
 
 // learnConf remembers which settings are put.
 func (k *Kernel) learnConf(ops []Op) {
@@ -73,8 +73,8 @@ func (k *Kernel) confNames() []string {
 func (k *Kernel) readConf(c *conn, s scope, out State) error {
 	names := k.confNames()
 	var links []string
-	for index := range s.links.byIndex {
-		if name, ours := s.link(index); ours {
+	for index, l := range s.links.byIndex {
+		if name, ours := s.link(index); ours && l.master == 0 { // ports of bridges have no settings of weft's
 			links = append(links, name)
 		}
 	}

@@ -11,7 +11,8 @@ import (
 var (
 	ownSysctls = []string{
 		"net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/default/rp_filter", "net/ipv4/conf/all/send_redirects",
-		"net/ipv4/conf/default/send_redirects", "net/ipv6/conf/all/disable_ipv6",
+		"net/ipv4/conf/default/send_redirects", "net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6", "net/ipv6/conf/all/forwarding",
+		"net/ipv6/conf/default/accept_dad", "net/ipv6/conf/default/accept_ra",
 		"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/bridge/bridge-nf-call-arptables",
 	}
 	hostSysctls = []string{"net/ipv4/ip_forward"}

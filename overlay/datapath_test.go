@@ -83,17 +83,21 @@ func (w *world) network(name string, internal bool, pools ...string) *record.Net
 }
 
 // sandbox gives a new namespace an endpoint on a host.
-func (w *world) sandbox(h int, n *record.Network, addr string) string {
+func (w *world) sandbox(h int, n *record.Network, addrs ...string) string {
 	w.t.Helper()
-	a := netip.MustParseAddr(addr)
+	var all []netip.Addr
+	for _, addr := range addrs {
+		all = append(all, netip.MustParseAddr(addr))
+	}
+	a := all[0]
 	i := len(w.eps) + 1
 	ep := &record.Endpoint{
-		ID: record.EndpointID(fmt.Sprintf("%012x%052x", i, 0)), Network: n.ID, Host: w.hosts[h].id, Name: fmt.Sprintf("c%d", i), Addrs: []netip.Addr{a},
+		ID: record.EndpointID(fmt.Sprintf("%012x%052x", i, 0)), Network: n.ID, Host: w.hosts[h].id, Name: fmt.Sprintf("c%d", i), Addrs: all,
 		MAC: record.MAC(ipam.MAC(a)), Running: true,
 	}
 	ns := netnstest.NS(w.t, ep.Name)
 	w.eps = append(w.eps, ep)
-	w.ports[ep.ID] = port.Port{Endpoint: ep, Netns: ns, IfName: "eth0", Default: !n.Internal}
+	w.ports[ep.ID] = port.Port{Endpoint: ep, Netns: ns, IfName: "eth0", Default: !n.Internal, Default6: !n.Internal}
 	return ns
 }
 
@@ -186,7 +190,7 @@ func serve(t *testing.T, ns, addr string) {
 	t.Helper()
 	var c net.PacketConn
 	netnstest.In(t, ns, func() (err error) {
-		c, err = net.ListenPacket("udp4", addr+":9")
+		c, err = net.ListenPacket("udp", addr+":9")
 		return err
 	})
 	t.Cleanup(func() { _ = c.Close() })
@@ -197,7 +201,7 @@ func serve(t *testing.T, ns, addr string) {
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteTo(append([]byte(from.String()+" "), b[:n]...), from)
+			_, _ = c.WriteTo(append([]byte(from.(*net.UDPAddr).IP.String()+" "), b[:n]...), from)
 		}
 	}()
 }
@@ -206,7 +210,7 @@ func serve(t *testing.T, ns, addr string) {
 func ask(ns, to string, size int) (string, error) {
 	var c net.Conn
 	err := netnstest.Try(ns, func() (err error) {
-		c, err = net.Dial("udp4", to+":9")
+		c, err = net.Dial("udp", net.JoinHostPort(to, "9"))
 		return err
 	})
 	if err != nil {
@@ -221,7 +225,7 @@ func ask(ns, to string, size int) (string, error) {
 		b := make([]byte, 4096)
 		var n int
 		if n, err = c.Read(b); err == nil {
-			from, _, _ := strings.Cut(string(b[:n]), ":")
+			from, _, _ := strings.Cut(string(b[:n]), " ")
 			return from, nil
 		}
 	}

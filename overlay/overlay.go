@@ -13,6 +13,7 @@ package overlay
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 
@@ -117,15 +118,16 @@ func RemotePort(s Settings, n Network, ep *record.Endpoint) kernel.State {
 func (r *renderer) base() {
 	rec := r.n.Record
 	r.add(kernel.KindNetns, r.ns, "", "", kernel.Netns{})
-	for name, value := range map[string]string{
+	sysctls := map[string]string{
 		"net/ipv4/ip_forward": "1", // between the pools, and out
 		// Each direction of a conversation between two pools passes another host's bridge: no reverse path, no redirects.
 		"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0",
 		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/default/send_redirects": "0",
-		"net/ipv6/conf/all/disable_ipv6": "1",
 		// Off, a packet through the bridge costs a sixth less.
 		"net/bridge/bridge-nf-call-iptables": "0", "net/bridge/bridge-nf-call-ip6tables": "0", "net/bridge/bridge-nf-call-arptables": "0",
-	} {
+	}
+	maps.Copy(sysctls, r.sysctls6())
+	for name, value := range sysctls {
 		r.add(kernel.KindSysctl, r.ns, name, "", kernel.Sysctl{Value: value})
 	}
 	r.add(kernel.KindBridge, r.ns, bridgeName, "", kernel.Bridge{MAC: port.MAC("bridge", string(rec.ID)), MTU: rec.MTU})
@@ -142,14 +144,17 @@ func (r *renderer) base() {
 			r.add(kernel.KindAddr, r.ns, bridgeName, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
 		}
 	}
-	r.add(kernel.KindTable, r.ns, portTable, "", portRules())
+	if dual(rec) {
+		r.carries6(r.ns, bridgeName)
+	}
+	r.add(kernel.KindTable, r.ns, portTable, "", portRules(dual(rec)))
 }
 
 // portRules let a sandbox send with its own hardware address and address only, in ARP too. What comes through the tunnel was checked where
-// it entered. IPv6 has no pools yet: it is dropped.
-func portRules() kernel.Table {
+// it entered. IPv6 is dropped where the network has none.
+func portRules(six bool) kernel.Table {
 	at := "@" + portSet
-	return kernel.Table{
+	t := kernel.Table{
 		Sets: []kernel.Set{{Name: portSet, Type: kernel.SetPort}},
 		Chains: []kernel.Chain{{
 			Name: "own", Type: "filter", Hook: "prerouting", Priority: -300,
@@ -157,10 +162,16 @@ func portRules() kernel.Table {
 				{If: []kernel.Match{{Field: kernel.InLink, Value: vxlanName}}, Verdict: kernel.Accept},
 				{If: []kernel.Match{{Field: kernel.EtherType, Value: "ip"}, {Field: kernel.SourcePort, Value: at}}, Verdict: kernel.Accept},
 				{If: []kernel.Match{{Field: kernel.EtherType, Value: "arp"}, {Field: kernel.ARPPort, Value: at}, {Field: kernel.ARPSender, Value: at}}, Verdict: kernel.Accept},
-				{Verdict: kernel.Drop},
 			},
 		}},
 	}
+	own := &t.Chains[0]
+	if six {
+		t.Sets = append(t.Sets, kernel.Set{Name: portSet6, Type: kernel.SetPort6})
+		own.Rules = append(own.Rules, rules6()...)
+	}
+	own.Rules = append(own.Rules, kernel.Rule{Verdict: kernel.Drop})
+	return t
 }
 
 // uplink leads out of the network into the host.
@@ -175,8 +186,15 @@ func (r *renderer) uplink() {
 	r.add(kernel.KindNeigh, r.ns, uplinkName, uplinkOuter.String(), kernel.Neigh{MAC: outMAC})
 	r.add(kernel.KindRoute, r.ns, uplinkName, "0.0.0.0/0", kernel.Route{Via: uplinkOuter})
 	r.add(kernel.KindNeigh, kernel.HostNS, outer, uplinkInner.String(), kernel.Neigh{MAC: inMAC})
+	if dual(rec) {
+		r.uplink6(outer, inMAC, outMAC)
+	}
 	for _, p := range rec.Pools {
-		r.add(kernel.KindRoute, kernel.HostNS, outer, p.Subnet.String(), kernel.Route{Via: uplinkInner})
+		via := uplinkInner
+		if p.Subnet.Addr().Is6() {
+			via = uplinkInner6
+		}
+		r.add(kernel.KindRoute, kernel.HostNS, outer, p.Subnet.String(), kernel.Route{Via: via})
 	}
 }
 
@@ -190,7 +208,14 @@ func (r *renderer) port(p port.Port) {
 			continue
 		}
 		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
-		r.add(kernel.KindElement, r.ns, portTable+" "+portSet, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort})
+		if a.Is4() {
+			r.add(kernel.KindElement, r.ns, portTable+" "+portSet, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort})
+		}
+	}
+	if dual(r.n.Record) {
+		for _, a := range senders6(ep) {
+			r.add(kernel.KindElement, r.ns, portTable+" "+portSet6, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort6})
+		}
 	}
 }
 
@@ -222,9 +247,15 @@ func Host(s Settings, here []*record.Network, pools []netip.Prefix, vteps []neti
 	r.add(kernel.KindSysctl, kernel.HostNS, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
 	r.add(kernel.KindTable, kernel.HostNS, hostTable, "", hostRules(s.VXLANPort))
 	for _, p := range pools {
+		if p.Addr().Is6() {
+			continue
+		}
 		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+poolSet, p.String(), kernel.Element{Type: kernel.SetPrefix})
 	}
 	for _, a := range vteps {
+		if a.Is6() {
+			continue
+		}
 		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+vtepSet, a.String(), kernel.Element{Type: kernel.SetAddr})
 	}
 	return r.out

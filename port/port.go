@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"strconv"
 
@@ -49,6 +50,15 @@ func MAC(words ...string) string {
 	return fmt.Sprintf("06:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
 }
 
+// LinkLocal is the IPv6 address that the kernel gives an interface of a hardware address by itself (RFC 4291, appendix A: EUI-64).
+func LinkLocal(mac record.MAC) (netip.Addr, bool) {
+	hw, err := net.ParseMAC(string(mac))
+	if err != nil || len(hw) != 6 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: hw[0] ^ 2, 9: hw[1], 10: hw[2], 11: 0xff, 12: 0xfe, 13: hw[3], 14: hw[4], 15: hw[5]}), true
+}
+
 // Render adds to a state the pair of a port, and its addresses and routes in the sandbox. Addresses that are in no pool of the network are
 // left out.
 func Render(out kernel.State, n *record.Network, at Place, p Port) {
@@ -81,7 +91,7 @@ func (r renderer) add(kind kernel.Kind, ns, link, dst string, spec kernel.Spec) 
 func (r renderer) settings(six bool) {
 	set := map[string]string{"ipv6/conf/disable_ipv6": "1"}
 	if six {
-		set = map[string]string{"ipv6/conf/disable_ipv6": "0", "ipv6/conf/accept_dad": "0", "ipv6/conf/accept_ra": "0"}
+		set = map[string]string{"ipv6/conf/disable_ipv6": "0", "ipv6/conf/accept_dad": "0", "ipv6/conf/accept_ra": "0", "ipv6/conf/accept_redirects": "0"}
 	}
 	maps.Copy(set, r.p.Settings)
 	for name, value := range set {
