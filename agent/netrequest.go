@@ -14,7 +14,7 @@ const (
 
 // checkNetworkRequest fills in what is meant where nothing is said, and refuses what no scope can make.
 func checkNetworkRequest(r *api.NetworkRequest) error {
-	r.Spec.Driver = cmp.Or(r.Spec.Driver, bridgeDriver)
+	r.Spec.Driver, r.Spec.Attachable = cmp.Or(r.Spec.Driver, bridgeDriver), r.Attachable
 	switch {
 	case r.Spec.Driver == "host" || r.Spec.Driver == "null":
 		return api.Refuse(api.Invalid, "only one instance of %q network is allowed", r.Spec.Driver)

@@ -31,7 +31,7 @@ type Request struct {
 // a gateway gets its first address that is not auxiliary. Without subnets the result is empty: the pools are chosen later.
 func (r Request) Parse() ([]Pool, error) {
 	if len(r.Subnets) == 0 && len(r.Gateways)+len(r.Ranges)+len(r.Aux) > 0 {
-		return nil, errors.New("every ip-range, gateway or aux-address must have a corresponding subnet: add --subnet")
+		return nil, errors.New("every ip-range or gateway must have a corresponding subnet, and so must an aux-address: add --subnet")
 	}
 	var pools []Pool
 	for _, s := range r.Subnets {
@@ -41,7 +41,7 @@ func (r Request) Parse() ([]Pool, error) {
 		}
 		for _, o := range pools {
 			if o.Subnet.Overlaps(p) {
-				return nil, fmt.Errorf("Pool overlaps with other one on this address space: subnets %s and %s of this network overlap", o.Subnet, p) //nolint:staticcheck // Docker's words
+				return nil, fmt.Errorf("Pool overlaps with other one on this address space: multiple overlapping subnet configuration is not supported: subnets %s and %s of this network overlap", o.Subnet, p) //nolint:staticcheck // Docker's words
 			}
 		}
 		pools = append(pools, Pool{Subnet: p})

@@ -91,7 +91,7 @@ func (n *networks) Disconnect(ctx context.Context, r *weftv1.DisconnectRequest) 
 func networkProto(v NetworkView) *weftv1.Network {
 	out := &weftv1.Network{
 		Id: string(v.ID), Name: v.Name, Driver: v.Driver, Scope: v.Scope, Created: timestamppb.New(v.Created),
-		Internal: v.Internal, Attachable: v.Scope == "global", ConfigOnly: v.ConfigOnly, ConfigFrom: v.ConfigFrom, Options: v.Options, Labels: v.Labels, IpamOptions: v.IPAMOpts,
+		Internal: v.Internal, Attachable: v.Attachable || v.Scope == "global", ConfigOnly: v.ConfigOnly, ConfigFrom: v.ConfigFrom, Options: v.Options, Labels: v.Labels, IpamOptions: v.IPAMOpts,
 		Vni: v.VNI, Mtu: int32(v.MTU), State: string(v.State), Builtin: v.Builtin,
 		EndpointCount: int32(len(v.Endpoints)), IpamDriver: cmp.Or(v.IPAMDriver, "default"),
 	}

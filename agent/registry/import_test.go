@@ -273,7 +273,7 @@ func TestPlanImport(t *testing.T) {
 		"no ID":                   {in: []registry.Foreign{with(func(f *registry.Foreign) { f.Spec.Given.ID = "1f" })}, action: registry.Skip, reason: "invalid network ID"},
 		"no subnet":               {in: []registry.Foreign{with(func(f *registry.Foreign) { f.Spec.Subnets = nil })}, action: registry.Skip, reason: "no subnet"},
 		"encrypted":               {in: []registry.Foreign{with(func(f *registry.Foreign) { f.Spec.Options = map[string]string{"encrypted": ""} })}, action: registry.Skip, reason: "encryption is not supported"},
-		"pre-defined":             {in: []registry.Foreign{foreign("1f", "host", "10.5.0.0/24", 256)}, action: registry.Skip, reason: "pre-defined"},
+		"pre-defined":             {in: []registry.Foreign{foreign("1f", "host", "10.5.0.0/24", 256)}, action: registry.Skip, reason: "predefined"},
 		"smallest subnet and all": {in: []registry.Foreign{foreign("1f", "web", "10.5.0.0/31", 256)}, action: registry.Skip, reason: "no room for a gateway"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -86,3 +86,12 @@ func (r *Registry) configuration(spec NetworkSpec, p plan, id record.NetworkID) 
 	}
 	return n
 }
+
+// poolsIn are pools of a record as ipam has them.
+func poolsIn(ps []record.Pool) []ipam.Pool {
+	out := make([]ipam.Pool, len(ps))
+	for i, p := range ps {
+		out[i] = ipam.Pool{Subnet: p.Subnet, Gateway: p.Gateway, Range: p.IPRange, Aux: p.Aux}
+	}
+	return out
+}

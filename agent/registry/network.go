@@ -97,6 +97,7 @@ func (r *Registry) design(spec NetworkSpec, p plan, id record.NetworkID, view *r
 	n := &record.Network{
 		ID: id, Name: spec.Name, Driver: spec.driver(), Created: r.created(spec.Given), MTU: p.mtu, Internal: spec.Internal, IPv6: spec.IPv6,
 		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active, Pools: pools, ConfigFrom: spec.ConfigFrom,
+		Attachable: spec.Attachable, IPAMDriver: spec.IPAMDriver,
 	}
 	if err := r.forDriver(n, spec, view); err != nil {
 		return nil, err
@@ -160,6 +161,9 @@ func (r *Registry) taken(view *record.Snapshot) (takenPrefixes, error) {
 
 // choosePools returns the pools that the user gave, and one of each family that is to have some and was given none.
 func (r *Registry) choosePools(spec NetworkSpec, p plan, view *record.Snapshot, not takenPrefixes) ([]record.Pool, error) {
+	if spec.Pools != nil {
+		return spec.Pools, checkOverlaps(poolsIn(spec.Pools), not, p.allowOverlap)
+	}
 	if err := checkOverlaps(p.pools, not, p.allowOverlap); err != nil {
 		return nil, err
 	}

@@ -30,8 +30,11 @@ type NetworkSpec struct {
 	Given    *Given // nil: weft chooses
 	Builtin  bool   // it is the default network that an agent makes for itself
 
-	ConfigOnly bool   // settings for other networks, of any driver
-	ConfigFrom string // name of the configuration network that the settings were copied from
+	ConfigOnly bool // settings for other networks, of any driver
+	Attachable bool
+	IPAMDriver string        // the plugin that has chosen Pools; "" is weft itself
+	Pools      []record.Pool // in place of Subnets, Gateways, IPRanges and Aux
+	ConfigFrom string        // name of the configuration network that the settings were copied from
 }
 
 // Given is what a network that comes from elsewhere brings along.
@@ -75,7 +78,7 @@ func (s NetworkSpec) check() (plan, error) {
 		return p, refuse(Invalid, "invalid network name %q: it looks like an ID", s.Name)
 	}
 	if !s.Builtin && slices.Contains([]string{"host", "none", "bridge"}, record.Fold(s.Name)) {
-		return p, refuse(Exists, "network with name %s already exists: it is a pre-defined network", s.Name)
+		return p, refuse(Exists, "operation is not permitted on predefined %s network: network with name %s already exists", record.Fold(s.Name), s.Name)
 	}
 	if err := p.checkOptions(s.driver(), s.Options); err != nil {
 		return p, err

@@ -80,6 +80,7 @@ type Network struct {
 	// IPAMDriver is the plugin that gives out the addresses; "" or "default" is weft itself.
 	IPAMDriver string       `json:"ipam_driver,omitempty"`
 	IPv6       bool         `json:"ipv6,omitempty"`        // dual stack
+	Attachable bool         `json:"attachable,omitempty"`  // as asked for; every network can be attached to
 	ConfigOnly bool         `json:"config_only,omitempty"` // settings for others; nothing attaches to it
 	ConfigFrom string       `json:"config_from,omitempty"` // name of the config-only network that the settings were copied from
 	State      NetworkState `json:"state"`
@@ -100,6 +101,7 @@ type Pool struct {
 	IPRange netip.Prefix          `json:"ip_range,omitzero"` // where automatic addresses come from; zero: the whole subnet
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // never given out
 	Auto    bool                  `json:"auto,omitempty"`    // chosen by weft
+	Handle  string                `json:"handle,omitempty"`  // what the IPAM plugin that chose it calls it
 }
 
 // Host is meta/hosts/<id>, written by its host only.

@@ -82,9 +82,10 @@ func networkView(r *weftv1.InspectNetworkResponse, verbose bool) inspectedNetwor
 	v := inspectedNetwork{
 		Name: n.Name, ID: n.Id, Created: moment(n.Created), Scope: n.Scope, Driver: n.Driver, EnableIPv4: n.EnableIpv4, EnableIPv6: n.EnableIpv6,
 		IPAM:     ipamView{Driver: n.IpamDriver, Options: n.IpamOptions, Config: []poolView{}},
-		Internal: n.Internal, Attachable: n.Attachable, Containers: map[string]containerView{},
+		Internal: n.Internal, Attachable: n.Attachable, ConfigOnly: n.ConfigOnly, Containers: map[string]containerView{},
 		Options: filled(n.Options), Labels: filled(n.Labels),
 	}
+	v.ConfigFrom.Network = n.ConfigFrom
 	if !n.Builtin { // as docker, which asks nobody about those
 		v.IPAM.Options = filled(n.IpamOptions)
 	}
