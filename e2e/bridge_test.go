@@ -65,3 +65,24 @@ func TestLocalNetworksNeedNoStore(t *testing.T) {
 	h.refuses(1, "bridge is a pre-defined network and cannot be removed", "network", "rm", "bridge")
 	h.refuses(1, "cluster store etcd://192.0.2.1:2379/weft is not reachable", "network", "create", "-d", "overlay", "far")
 }
+
+// The default network is there for whoever names none, and has no names.
+func TestTheDefaultNetwork(t *testing.T) {
+	t.Parallel()
+	_, h := alone(t)
+	run := func(name string) *box {
+		b := &box{h: h, name: name, id: h.weft("run", "-d", "--name", name, "--", "sleep", forever)}
+		b.netns = b.view().NetworkSettings.SandboxKey
+		return b
+	}
+	a, b := run("a").echo(), run("b")
+	if a.addr("bridge") != "172.17.0.2" || b.addr("bridge") != "172.17.0.3" {
+		t.Errorf("the sandboxes have %s and %s", a.addr("bridge"), b.addr("bridge"))
+	}
+	eventually(t, settle, func() error { return b.reaches(a.addr("bridge")) })
+	h.weft("network", "create", "web")
+	h.weft("network", "connect", "web", "b")
+	eventually(t, settle, func() error { return b.reaches(a.addr("bridge")) })
+	h.refuses(125, "Network-scoped alias is supported only for containers in user defined networks", "run", "-d", "--network", "bridge", "--network-alias", "x", "--", "true")
+	h.refuses(1, "Network-scoped alias is supported only for containers in user defined networks", "network", "connect", "--alias", "x", "bridge", "b")
+}

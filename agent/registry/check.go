@@ -53,7 +53,7 @@ func checkMetaClaim(view *record.Snapshot, e store.Entry) []error {
 		}
 		byName, _ := view.NetworkByName(n.Name)
 		owner, _ := view.VNIOwner(n.VNI)
-		ok = byName == n && owner == n.ID
+		ok = byName == n && (n.VNI == 0 || owner == n.ID)
 	case "names":
 		n, found := view.Network(record.NetworkID(e.Value))
 		ok = found && record.Fold(n.Name) == id
