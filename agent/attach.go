@@ -120,7 +120,13 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	setAttachment(next, want)
 	a.boxes.show(next)
 	a.scopeOf(n.ID).publisher.confirm(id)
-	return a.moveDefault(ctx, s, next, n.ID)
+	err = a.moveDefault(ctx, s, next, n.ID)
+	if now, ok := a.boxes.get(id); err != nil && ok && now.Status == record.SandboxRunning { // a start is undone as a whole
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		err = errors.Join(err, a.detach(undo, now, n.ID))
+	}
+	return err
 }
 
 // moveDefault brings those networks in line that a default route of the sandbox leaves or enters, or that come to need their routes by source,

@@ -16,8 +16,8 @@ import (
 // OptHostBinding is the address of the host that the published ports of a network are at, unless -p says another.
 const OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
 
-// published are the host's rules for the ports of its sandboxes: those of the network that the default route leads into. Network tells what is known
-// of one. It is pure.
+// published are the host's rules for the ports of its sandboxes: they lead into the network that the default route of their address family leads
+// into. Network tells what is known of one. It is pure.
 func published(all map[record.SandboxID]*record.Sandbox, network func(record.NetworkID) (*record.Network, bool)) []bridge.Published {
 	var out []bridge.Published
 	for _, id := range slices.Sorted(maps.Keys(all)) {
@@ -31,13 +31,9 @@ func publishedOf(s *record.Sandbox, network func(record.NetworkID) (*record.Netw
 	if !s.Up || len(s.Published) == 0 {
 		return nil
 	}
-	at, _ := s.Attachment(defaultNetwork(s))
-	n, ok := network(at.Network)
-	if !ok {
-		return nil
-	}
 	for _, b := range s.Published {
-		if a, ok := addrLike(at, b.HostAddr); ok {
+		id, a := wayIn(s, b.HostAddr.Is4())
+		if n, ok := network(id); ok && a.IsValid() {
 			out = append(out, bridge.Published{Network: n.ID, Link: hostLink(n), Binding: b, Target: a})
 		}
 	}
@@ -52,27 +48,36 @@ func hostLink(n *record.Network) string {
 	return overlay.UplinkName(n.ID)
 }
 
-// addrLike is an attachment's address of the same family as another's.
-func addrLike(at record.Attachment, other netip.Addr) (netip.Addr, bool) {
+// wayIn is where a sandbox is reached from the host by an address family: through the network of its default route.
+func wayIn(s *record.Sandbox, is4 bool) (record.NetworkID, netip.Addr) {
+	id := defaultNetwork6(s)
+	if is4 {
+		id = defaultNetwork(s)
+	}
+	at, _ := s.Attachment(id)
 	for _, a := range at.Addrs {
-		if a.Is4() == other.Is4() {
-			return a, true
+		if a.Is4() == is4 {
+			return id, a
 		}
 	}
-	return netip.Addr{}, false
+	return "", netip.Addr{}
+}
+
+// portNetwork is the network whose options say where ports are; "" where the sandbox has no way out, and no ports.
+func portNetwork(s *record.Sandbox) record.NetworkID {
+	return cmp.Or(defaultNetwork(s), defaultNetwork6(s))
 }
 
 // forwards are what the sandbox's supervisor is told: it has a way also from one address family to the other.
 func forwards(s *record.Sandbox, bs []record.PortBinding) []sandbox.Forward {
-	at, _ := s.Attachment(defaultNetwork(s))
 	out := make([]sandbox.Forward, 0, len(bs))
 	for _, b := range bs {
 		f := sandbox.Forward{Proto: b.Proto, Host: netip.AddrPortFrom(b.HostAddr, b.HostPort)}
-		a, ok := addrLike(at, b.HostAddr)
-		if !ok && len(at.Addrs) > 0 {
-			a, ok = at.Addrs[0], true
+		_, a := wayIn(s, b.HostAddr.Is4())
+		if !a.IsValid() {
+			_, a = wayIn(s, !b.HostAddr.Is4())
 		}
-		if ok {
+		if a.IsValid() {
 			f.Target = netip.AddrPortFrom(a, b.Port)
 		}
 		out = append(out, f)

@@ -27,7 +27,7 @@ func (a *Agent) publishPorts(ctx context.Context, id record.SandboxID) error {
 		return nil
 	}
 	var wishes []portWish
-	if n, ok := a.picture().Network(defaultNetwork(s)); ok {
+	if n, ok := a.picture().Network(portNetwork(s)); ok {
 		wishes = portWishes(s, hostAddrs(n, hostHasIPv6()))
 	}
 	if len(wishes) == 0 && len(s.Published) == 0 {

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,4 +173,220 @@ func TestAPortThatCannotBeHad(t *testing.T) {
 	b.netns = b.view().NetworkSettings.SandboxKey
 	b.echo()
 	c.all(h.caller().reached(h.at("9001"), ""), c.outside().reached(h.at("9001"), ""))
+}
+
+// Ports belong to the network of the default route, and go with it to the next when that one is left.
+func TestPublishedPortsFollowTheDefaultRoute(t *testing.T) {
+	t.Parallel()
+	c, h := alone(t)
+	for _, n := range []string{"front", "back"} {
+		h.weft("network", "create", n)
+	}
+	h.weft("network", "create", "--internal", "inside")
+	h.weft("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "bound")
+	a := h.box("a", "front", "--network", "back", "-p", "8080:7", "-p", "9000:7/udp", "-p", "7").echo()
+	c.all(c.outside().reached(h.at("8080"), ""), c.outside().asks(h.at("9000"), soon))
+	free := h.weft("port", "a", "7/tcp")
+
+	// A client that goes on asking: the kernel knows its flow to the old address.
+	steady, err := c.outside().dial("udp", h.at("9000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer steady.Close()
+	if err := echoed(steady); err != nil {
+		t.Fatal(err)
+	}
+	h.weft("network", "disconnect", "front", "a")
+	c.all(c.outside().reached(h.at("8080"), c.lab.Outside().Addr.String()), h.caller().reached("127.0.0.1:8080", ""), c.outside().asks(h.at("9000"), soon))
+	eventually(t, settle, func() error { return echoed(steady) })
+	if got := h.weft("port", "a", "7/tcp"); got != free {
+		t.Errorf("the ports are now %q, and were %q", got, free)
+	}
+
+	h.weft("network", "disconnect", "back", "a")
+	h.weft("network", "connect", "inside", "a")
+	c.all(c.outside().shut(h.at("8080")), h.caller().shut("127.0.0.1:8080"))
+	if got := h.weft("port", "a"); got != "" {
+		t.Errorf("without a way out it has the ports %q", got)
+	}
+	echo(c, h.Path, "127.0.0.1") // a process of the host has port 7 there, and none of the sandbox's
+	h.weft("network", "connect", "bound", "a")
+	c.all(h.caller().reached("127.0.0.1:8080", ""), c.outside().shut(h.at("8080")))
+
+	// A connect whose ports cannot be had is none.
+	h.weft("network", "disconnect", "bound", "a")
+	h.box("b", "front", "-p", "8080:7")
+	h.refuses(1, "listen tcp4 0.0.0.0:8080: bind: address already in use", "network", "connect", "back", "a")
+	if _, there := a.view().NetworkSettings.Networks["back"]; there {
+		t.Error("the sandbox is in the network all the same")
+	}
+}
+
+// With a sandbox's only network without a way out, or without any, ports are not published, as with Docker.
+func TestPortsThatAreNotPublished(t *testing.T) {
+	t.Parallel()
+	c, h := alone(t)
+	h.weft("network", "create", "--internal", "inside")
+	h.box("a", "inside", "-p", "8080:7").echo()
+	h.box("n", "none", "-p", "8080:7")
+	r := h.try("run", "-d", "--name", "host", "--network", "host", "-p", "8080:7", "--", "sleep", forever)
+	if r.Code != 0 || !strings.Contains(r.Stderr, "WARNING: Published ports are discarded when using host network mode") {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	c.all(h.caller().shut("127.0.0.1:8080"), h.caller().shut(h.at("8080")))
+	for name, want := range map[string]string{"a": "7/tcp", "n": "", "host": ""} {
+		if got := h.weft("ps", "--format", "{{.Ports}}", "-f", "name="+name); got != want {
+			t.Errorf("ps shows the ports %q of %s, want %q", got, name, want)
+		}
+	}
+}
+
+func (c caller) dial(network, addr string) (conn net.Conn, err error) {
+	err = lab.Within(c.ns, func() (err error) {
+		conn, err = net.DialTimeout(network, addr, soon)
+		return err
+	})
+	return conn, err
+}
+
+// echoed sends a few bytes and waits for them.
+func echoed(c net.Conn) error {
+	_ = c.SetDeadline(time.Now().Add(soon))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return err
+	}
+	buf := make([]byte, 5)
+	_, err := io.ReadFull(c, buf)
+	if err == nil && string(buf) != "hello" {
+		err = fmt.Errorf("the echo is %q", buf)
+	}
+	return err
+}
+
+// traffic goes through published ports all the time, by every way; what is lost is counted.
+type traffic struct {
+	stop chan struct{}
+	wg   sync.WaitGroup
+
+	mu     sync.Mutex // guards the rest
+	done   int
+	failed []error
+}
+
+func (f *traffic) add(what func() error) {
+	f.wg.Go(func() {
+		for {
+			select {
+			case <-f.stop:
+				return
+			default:
+			}
+			err := what()
+			f.mu.Lock()
+			if f.done++; err != nil {
+				f.failed = append(f.failed, err)
+			}
+			f.mu.Unlock()
+		}
+	})
+}
+
+// steady keeps one connection, and uses it all the time.
+func (f *traffic) steady(t *testing.T, from caller, addr string) {
+	t.Helper()
+	conn, err := from.dial("tcp", addr)
+	if err == nil {
+		_, err = readGreeting(conn, soon)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	f.add(func() error { return echoed(conn) })
+}
+
+// An agent may be killed, and another start, and nobody who uses a published port notices.
+func TestPublishedPortsOutliveTheAgent(t *testing.T) {
+	t.Parallel()
+	c, h := alone(t)
+	h.weft("network", "create", "web")
+	h.box("a", "web", "-p", "8080:7", "-p", "9000:7/udp", "-p", "7").echo()
+	outside, own := c.outside(), h.caller()
+	listed := h.weft("port", "a")
+	f := &traffic{stop: make(chan struct{})}
+	f.steady(t, outside, h.at("8080"))
+	f.steady(t, own, "127.0.0.1:8080")
+	for _, by := range []struct {
+		from caller
+		addr string
+	}{{outside, h.at("8080")}, {own, "127.0.0.1:8080"}, {own, h.at("8080")}} {
+		f.add(func() error { return by.from.reached(by.addr, "") })
+	}
+	f.add(func() error { return outside.asks(h.at("9000"), soon) })
+	f.add(func() error { return own.asks("127.0.0.1:9000", soon) })
+	for range 3 {
+		h.kill()
+		before := f.count()
+		eventually(t, patience, func() error { // without an agent
+			if f.count() < before+50 {
+				return fmt.Errorf("%d exchanges", f.count()-before)
+			}
+			return nil
+		})
+		if err := h.Do(func() error {
+			l, err := net.Listen("tcp4", ":8080")
+			if err == nil {
+				_ = l.Close()
+			}
+			return err
+		}); err == nil {
+			t.Error("without an agent the port is free")
+		}
+		h.up()
+		if got := h.weft("port", "a"); got != listed {
+			t.Errorf("the ports are now %q, and were %q", got, listed)
+		}
+	}
+	close(f.stop)
+	f.wg.Wait()
+	if len(f.failed) > 0 {
+		t.Errorf("%d of %d exchanges failed, the first: %v", len(f.failed), f.done, f.failed[0])
+	}
+	h.refuses(125, "bind: address already in use", "run", "-d", "--network", "web", "-p", "8080:7", "--", "sleep", forever)
+	h.weft("rm", "-f", "a")
+	c.all(own.shut("127.0.0.1:8080"), outside.shut(h.at("8080")))
+}
+
+func (f *traffic) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.done
+}
+
+// A sandbox of an overlay is reached at its own host's addresses, from everywhere, as who calls.
+func TestPublishedPortsOfAnOverlay(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "web")
+	h1.weft("network", "create", "-d", "overlay", "other")
+	a := h1.box("a", "web", "-p", "8080:7", "-p", "127.0.0.1:8081:7", "-p", "9000:7/udp").echo()
+	b := h2.box("b", "web", "--network", "other", "-p", "8080:7").echo()
+	near, far, o := h1.box("near", "web"), h2.box("far", "web"), h1.box("o", "other")
+	outside := c.outside()
+	eventually(t, settle, func() error { return outside.reached(h1.at("8080"), c.lab.Outside().Addr.String()) })
+	eventually(t, settle, func() error { return outside.reached(h2.at("8080"), c.lab.Outside().Addr.String()) })
+	c.all(
+		h1.caller().reached("127.0.0.1:8080", ""), h1.caller().reached(h1.at("8080"), h1.Addr.String()), h1.caller().reached("127.0.0.1:8081", ""),
+		h1.caller().reached("[::1]:8080", ""), h2.caller().reached(h1.at("8080"), h2.Addr.String()), outside.shut(h1.at("8081")),
+		near.caller().reached(h1.at("8080"), ""), a.caller().reached(h1.at("8080"), ""), far.caller().reached(h1.at("8080"), h2.Addr.String()),
+		o.caller().reached(h1.at("8080"), o.addr("other")), o.caller().reached(h2.at("8080"), h1.Addr.String()),
+		outside.asks(h1.at("9000"), soon), h1.caller().asks("127.0.0.1:9000", soon), near.caller().asks(h1.at("9000"), soon), o.caller().asks(h1.at("9000"), soon),
+	)
+	c.all(o.blind(a.addr("web"))) // the way in is the published port, and no other
+
+	// Both networks of b lead out; replies take the way that the question came by, also after it has changed.
+	h2.weft("network", "disconnect", "web", "b")
+	c.all(outside.reached(h2.at("8080"), c.lab.Outside().Addr.String()), o.reaches(b.addr("other")))
 }

@@ -25,7 +25,7 @@ func portKey(port uint32, proto string) string { return fmt.Sprintf("%d/%s", por
 // publishedPorts are the ports of a sandbox that runs.
 func publishedPorts(s *weftv1.Sandbox) portMap {
 	out := portMap{}
-	if s.Status != "running" {
+	if s.Status != "running" || s.NetworkMode != "" {
 		return out
 	}
 	for k := range exposedPorts(s) {

@@ -44,6 +44,9 @@ func (c *cli) runSandbox(cmd *cobra.Command, r *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	if req.NetworkMode == "host" && (len(req.Ports) > 0 || req.PublishAll) {
+		fmt.Fprintln(c.env.Err, "WARNING: Published ports are discarded when using host network mode")
+	}
 	if r.tty && !r.detach && r.stdin && cmd.Flags().Changed("interactive") {
 		if err := c.needTerminal(); err != nil {
 			return err
