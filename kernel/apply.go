@@ -131,12 +131,16 @@ func (s *session) group(ctx context.Context, ops []Op) []error {
 	case o.Obj.Kind == KindVeth && put:
 		err = s.putVeth(ctx, o.Obj.Key, o.Obj.Spec.(Veth))
 	case o.Obj.Kind == KindBridge && put:
-		err = s.with(o.Obj.NS, func(c *conn) error { return putBridge(ctx, c, o.Obj.Link, o.Obj.Spec.(Bridge)) })
+		put := putBridge
+		if o.Obj.NS == HostNS {
+			put = putHostBridge
+		}
+		err = s.with(o.Obj.NS, func(c *conn) error { return put(ctx, c, o.Obj.Link, o.Obj.Spec.(Bridge)) })
 	case (o.Obj.Kind == KindSysctl || o.Obj.Kind == KindConf) && !put:
 	case o.Obj.Kind == KindBridge, o.Obj.Kind == KindVXLAN, o.Obj.Kind == KindVeth:
-		err = s.at(place{o.Obj.NS, true}, func(c *conn) error {
-			errs = deleteLinks(c, ops)
-			return nil
+		err = s.at(place{o.Obj.NS, true}, func(c *conn) (err error) {
+			errs, err = s.deleteLinks(ctx, c, ops)
+			return err
 		})
 	default:
 		if o.Obj.Kind == KindConf {
@@ -154,6 +158,19 @@ func (s *session) group(ctx context.Context, ops []Op) []error {
 		return each(ops, err)
 	}
 	return errs
+}
+
+// deleteLinks deletes links of one namespace; in the host's, those that are weft's own alone.
+func (s *session) deleteLinks(ctx context.Context, c *conn, ops []Op) ([]error, error) {
+	if ops[0].Obj.NS != HostNS {
+		return deleteLinks(c, ops), nil
+	}
+	own, err := hostOwn(ctx, c, ops)
+	if err != nil || len(own) == 0 {
+		return each(ops, err), nil
+	}
+	err = errors.Join(deleteLinks(c, own)...)
+	return each(ops, err), nil
 }
 
 // change does steps of one namespace that are no links.

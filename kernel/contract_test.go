@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -60,6 +61,13 @@ func (s subject) every(name string, vni uint32) kernel.State {
 		object(kernel.KindVeth, ns, "up0", "", kernel.Veth{
 			MAC: "06:00:00:00:00:04", MTU: 1450, Peer: kernel.Peer{NS: kernel.HostNS, Name: "weft" + name, MAC: "06:00:00:00:00:05"},
 		}),
+		object(kernel.KindBridge, kernel.HostNS, "br-"+name, "", kernel.Bridge{MAC: "06:00:00:00:00:06", MTU: 1400, Owner: "0123456789abcdef"}),
+		object(kernel.KindVeth, kernel.HostNS, "ep2"+name, "", kernel.Veth{
+			MAC: "06:00:00:00:00:07", MTU: 1400, At: kernel.Port{Master: "br-" + name}, Peer: kernel.Peer{NS: s.sandbox, Name: "in" + name, MAC: "02:42:0a:0b:00:02"},
+		}),
+		object(kernel.KindAddr, kernel.HostNS, "br-"+name, "10.11.0.1/24", kernel.Addr{}),
+		object(kernel.KindNeigh, kernel.HostNS, "br-"+name, "10.11.0.2", kernel.Neigh{MAC: "02:42:0a:0b:00:02"}),
+		object(kernel.KindFDB, kernel.HostNS, "ep2"+name, "02:42:0a:0b:00:02", kernel.FDB{}),
 		object(kernel.KindAddr, ns, "br0", "10.9.0.1/24", kernel.Addr{}),
 		object(kernel.KindAddr, s.sandbox, far, "10.9.0.2/24", kernel.Addr{}),
 		object(kernel.KindRoute, s.sandbox, far, "0.0.0.0/0", kernel.Route{Via: gateway, Src: netip.MustParseAddr("10.9.0.2"), Metric: 7}),
@@ -89,6 +97,7 @@ func (s subject) every(name string, vni uint32) kernel.State {
 		object(kernel.KindElement, ns, "inet weft prefixes", "10.9.0.0/24", kernel.Element{Type: kernel.SetPrefix}),
 		object(kernel.KindElement, ns, "inet weft prefixes", "10.9.1.0/24", kernel.Element{Type: kernel.SetPrefix}),
 		object(kernel.KindElement, ns, "inet weft ports", "ep1 02:42:0a:09:00:02 10.9.0.2", kernel.Element{Type: kernel.SetPort}),
+		object(kernel.KindElement, ns, "inet weft open", "tcp 8080", kernel.Element{Type: kernel.MapService, Value: "10.9.0.2 80"}),
 	} {
 		out.Add(o)
 	}
@@ -97,7 +106,7 @@ func (s subject) every(name string, vni uint32) kernel.State {
 
 func table() kernel.Table {
 	return kernel.Table{
-		Sets: []kernel.Set{{Name: "addrs", Type: kernel.SetAddr}, {Name: "prefixes", Type: kernel.SetPrefix}, {Name: "ports", Type: kernel.SetPort}},
+		Sets: []kernel.Set{{Name: "addrs", Type: kernel.SetAddr}, {Name: "prefixes", Type: kernel.SetPrefix}, {Name: "ports", Type: kernel.SetPort}, {Name: "open", Type: kernel.MapService}},
 		Chains: []kernel.Chain{{Name: "in", Type: "filter", Hook: "input", Priority: 0, Rules: []kernel.Rule{
 			{If: []kernel.Match{{Field: kernel.UDPDest, Value: "4789"}, {Field: kernel.SourceAddr, Not: true, Value: "@addrs"}}, Verdict: kernel.Drop},
 			{If: []kernel.Match{{Field: kernel.InLink, Value: "weft*"}}, Verdict: kernel.Accept},
@@ -114,6 +123,7 @@ func TestExecutors(t *testing.T) {
 		"a namespace that is gone has nothing":                        goneHasNothing,
 		"work that broke off anywhere is taken up":                    anywhere,
 		"two holders swap what is exclusive":                          swapHolds,
+		"a map's key gets another value":                              otherValue,
 		"a link's place goes to another kind of link":                 otherKind,
 		"a cancelled call does nothing and says so":                   cancelled,
 		"a closed executor says so":                                   closed,
@@ -248,6 +258,23 @@ func swapHolds(t *testing.T, s subject) {
 	must(t, s, kernel.Diff(after, s.read(t)))
 	if ops := kernel.Diff(after, s.read(t)); len(ops) > 0 {
 		t.Errorf("left: %v", ops)
+	}
+}
+
+func otherValue(t *testing.T, s subject) {
+	want := s.every("a", 4096)
+	must(t, s, kernel.Missing(want, nil))
+	for i, value := range []string{"10.9.0.3 80", "10.9.0.3 81"} {
+		want.Add(object(kernel.KindElement, s.space("a"), "inet weft open", "tcp 8080", kernel.Element{Type: kernel.MapService, Value: value}))
+		want.Add(object(kernel.KindElement, s.space("a"), "inet weft open", fmt.Sprint("udp ", i), kernel.Element{Type: kernel.MapService, Value: value}))
+		ops := kernel.Diff(want, s.read(t))
+		if len(ops) != 2 {
+			t.Errorf("it takes %v", ops)
+		}
+		must(t, s, ops)
+		if ops := kernel.Diff(want, s.read(t)); len(ops) > 0 {
+			t.Errorf("left: %v", ops)
+		}
 	}
 }
 

@@ -187,6 +187,11 @@ func putNear(ctx context.Context, c *conn, key Key, v Veth, fd uintptr) (p pair,
 	if err != nil {
 		return p, err
 	}
+	group := uint32(0)
+	if key.NS == HostNS {
+		group = making
+		q.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	}
 	w := linkWant{mac: v.MAC, mtu: v.MTU, at: v.At, alias: nearAlias(v.Peer)}
 	delete(c.index, key.Link)
 	p, err = create(c, q)
@@ -194,6 +199,9 @@ func putNear(ctx context.Context, c *conn, key Key, v Veth, fd uintptr) (p pair,
 		now, ok, ferr := find(ctx, c, key.Link)
 		if ferr != nil {
 			return p, ferr
+		}
+		if ok && key.NS == HostNS && !now.madeHere() {
+			return p, notOurs(key.Link)
 		}
 		if ok && now.kind == "veth" && now.alias == w.alias {
 			return pair{near: now.index}, settle(c, now, w)
@@ -215,7 +223,7 @@ func putNear(ctx context.Context, c *conn, key Key, v Veth, fd uintptr) (p pair,
 	}
 	c.index[key.Link] = p.near
 	now := fresh(p.near, v.MAC, v.MTU)
-	now.master = master
+	now.master, now.group = master, group
 	return p, settle(c, now, w)
 }
 

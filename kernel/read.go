@@ -58,7 +58,7 @@ func (stale) String() string  { return "stale" }
 type scope struct {
 	ns    string
 	own   bool // a network's: all
-	host  bool // the host's: links called weft…, routes of our protocol; a sandbox's, if neither
+	host  bool // the host's: links called weft… or by their alias, routes of our protocol; a sandbox's, if neither
 	links linkTable
 }
 
@@ -69,7 +69,7 @@ func (s scope) link(index int32) (name string, ours bool) {
 	case s.own:
 		return l.name, l.name != "lo" && l.name != ""
 	case s.host:
-		return l.name, strings.HasPrefix(l.name, "weft")
+		return l.name, strings.HasPrefix(l.name, uplinkName) || l.madeHere()
 	}
 	return l.name, l.alias == farAlias
 }
@@ -80,7 +80,7 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 		return links, err
 	}
 	s := scope{ns: ns, own: k.own(ns), host: ns == HostNS, links: links}
-	if s.own {
+	if s.own || s.host {
 		addLinks(s, out)
 	}
 	if err := errors.Join(readAddrs(ctx, c, s, out), readRoutes(ctx, c, s, out), readRules(ctx, c, s, out), k.readConf(c, s, out)); err != nil {
@@ -92,12 +92,12 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 	if err := readNeighs(ctx, c, s, out); err != nil {
 		return links, err
 	}
+	if err := readFDB(ctx, c, s, out); err != nil {
+		return links, err
+	}
 	sysctls := hostSysctls
 	if s.own {
 		sysctls = ownSysctls
-		if err := readFDB(ctx, c, s, out); err != nil {
-			return links, err
-		}
 	}
 	if err := readSysctls(c, ns, sysctls, out); err != nil {
 		return links, err
@@ -108,7 +108,7 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 // addLinks adds a network's links. One that weft would never make so is stale; one of a kind that weft does not make is left alone.
 func addLinks(s scope, out State) {
 	for _, l := range s.links.byName {
-		if l.name == "lo" {
+		if l.name == "lo" || s.host && !l.madeHere() {
 			continue
 		}
 		at := l.port.Port
@@ -116,7 +116,7 @@ func addLinks(s scope, out State) {
 		o := Object{Key: Key{NS: s.ns, Link: l.name}}
 		switch l.kind {
 		case "bridge":
-			o.Kind, o.Spec = KindBridge, Bridge{MAC: l.mac, MTU: l.mtu}
+			o.Kind, o.Spec = KindBridge, Bridge{MAC: l.mac, MTU: l.mtu, Owner: l.owner()}
 		case "vxlan":
 			v := l.vxlan
 			v.MAC, v.MTU, v.At = l.mac, l.mtu, at
@@ -326,10 +326,10 @@ func readFDB(ctx context.Context, c *conn, s scope, out State) error {
 		l := s.links.byIndex[n.index]
 		k := Key{Kind: KindFDB, NS: s.ns, Link: l.name, Dst: n.mac}
 		switch {
-		case n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid() && n.mac != "00:00:00:00:00:00":
+		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid() && n.mac != "00:00:00:00:00:00":
 			k.Dst += selfSuffix
 			out.Add(Object{Key: k, Spec: FDB{VTEP: n.dst}})
-		case n.master > 0 && n.state == unix.NUD_NOARP:
+		case n.master > 0 && n.state == unix.NUD_NOARP && (s.own || l.hostPort()):
 			out.Add(Object{Key: k, Spec: FDB{}})
 		}
 	}

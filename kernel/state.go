@@ -6,14 +6,15 @@
 //
 //	kind     weft's own if
 //	Netns    its file lies in the directory that the executor was given, and is called weft-…
-//	Bridge   it is in one of weft's network namespaces
+//	Bridge   it is in one of weft's network namespaces; in the host's, if its alias is weft and a network's ID, whatever its name
 //	VXLAN    it is in one of weft's network namespaces
-//	Veth     its near end is in one of weft's network namespaces (the far end is in a sandbox's, or in the host's and is called weft…)
-//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft. Link-local
-//	         IPv6 addresses are the kernel's
+//	Veth     its near end is in one of weft's network namespaces (the far end is in a sandbox's, or in the host's and is called weft…); or in
+//	         the host's, is called ep… and has an alias that tells where the far end is
+//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft or an alias as
+//	         bridges and pairs have it. Link-local IPv6 addresses are the kernel's
 //	Route    its protocol is Proto, and its table the main one or one of weft's own (FirstTable…)
 //	Rule     its protocol is Proto
-//	FDB      it is permanent, on a link in one of weft's network namespaces
+//	FDB      it is permanent, on a link in one of weft's network namespaces, or on a port of weft's in the host's
 //	Neigh    it is permanent, on one of weft's links
 //	Sysctl   never something to delete: it goes with its namespace, and those of the host stay as they are
 //	Conf     never something to delete: it goes with its link
@@ -95,8 +96,9 @@ type Sysctl struct{ Value string }
 // Bridge is a bridge with a fixed MAC: one that changes with its ports flushes even permanent neighbours. Bridge netfilter, multicast
 // snooping and STP are off.
 type Bridge struct {
-	MAC string
-	MTU int
+	MAC   string
+	MTU   int
+	Owner string // in the host's namespace, the ID of its network: it is what tells weft's bridges from others'
 }
 
 // Port is how a link behaves as a port of its bridge. Learning is always off.
@@ -163,7 +165,12 @@ func (s FDB) Equal(o Spec) bool    { return o == Spec(s) }
 
 func (s Netns) String() string  { return "netns" }
 func (s Sysctl) String() string { return "=" + s.Value }
-func (s Bridge) String() string { return fmt.Sprintf("bridge %s mtu %d", s.MAC, s.MTU) }
+func (s Bridge) String() string {
+	if s.Owner != "" {
+		return fmt.Sprintf("bridge %s mtu %d of %s", s.MAC, s.MTU, s.Owner)
+	}
+	return fmt.Sprintf("bridge %s mtu %d", s.MAC, s.MTU)
+}
 func (s VXLAN) String() string {
 	return fmt.Sprintf("vxlan %d local %s:%d %s mtu %d %v", s.VNI, s.Local, s.Port, s.MAC, s.MTU, s.At)
 }
