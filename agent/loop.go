@@ -198,10 +198,12 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart)}
 	for id := range v.locals {
 		due[id] = d.Meta || !l.built(id) || v.unbalanced(id, l.have[id])
+		due[hostPart] = due[hostPart] || !l.built(id) // its rules name what comes and goes
 	}
 	for id := range l.have {
 		_, here := v.locals[id]
-		due[id] = due[id] || id != hostPart && !here
+		gone := id != hostPart && !here
+		due[id], due[hostPart] = due[id] || gone, due[hostPart] || gone
 	}
 	for id := range d.Nets {
 		_, here := v.locals[id]

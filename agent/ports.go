@@ -9,7 +9,6 @@ import (
 	"weft/agent/sandbox"
 	"weft/bridge"
 	"weft/kernel"
-	"weft/overlay"
 	"weft/store/record"
 )
 
@@ -34,18 +33,10 @@ func publishedOf(s *record.Sandbox, network func(record.NetworkID) (*record.Netw
 	for _, b := range s.Published {
 		id, a := wayIn(s, b.HostAddr.Is4())
 		if n, ok := network(id); ok && a.IsValid() {
-			out = append(out, bridge.Published{Network: n.ID, Link: hostLink(n), Binding: b, Target: a})
+			out = append(out, bridge.Published{Network: n.ID, Binding: b, Target: a})
 		}
 	}
 	return out
-}
-
-// hostLink is what leads from the host into a network.
-func hostLink(n *record.Network) string {
-	if n.IsLocal() {
-		return n.Bridge()
-	}
-	return overlay.UplinkName(n.ID)
 }
 
 // wayIn is where a sandbox is reached from the host by an address family: through the network of its default route.

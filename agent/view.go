@@ -1,10 +1,8 @@
 package agent
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
-	"slices"
 
 	"weft/bridge"
 	"weft/kernel"
@@ -94,26 +92,30 @@ func (v view) want(id record.NetworkID) kernel.State {
 		}
 		return v.render(n)
 	}
-	var here []*record.Network
-	var pools []netip.Prefix
+	return bridge.RenderHost(v.host())
+}
+
+// host is what all networks need of the host itself.
+func (v view) host() bridge.Host {
+	h := bridge.Host{VXLANPort: v.settings.VXLANPort, Published: v.published}
 	for n := range v.picture.Networks() {
 		if n.ConfigOnly {
 			continue
 		}
-		if _, ok := v.locals[n.ID]; ok {
-			here = append(here, n)
+		switch _, here := v.locals[n.ID]; {
+		case here && n.IsLocal():
+			h.Locals = append(h.Locals, bridge.Network{Record: n})
+		case here:
+			h.Overlays = append(h.Overlays, n)
 		}
 		for _, p := range n.Pools {
-			pools = append(pools, p.Subnet)
+			h.Pools = append(h.Pools, p.Subnet)
 		}
 	}
-	var vteps []netip.Addr
-	for h := range v.picture.Hosts() {
-		vteps = append(vteps, h.VTEP)
+	for peer := range v.picture.Hosts() {
+		h.VTEPs = append(h.VTEPs, peer.VTEP)
 	}
-	out := overlay.Host(v.settings, here, outermost(pools), vteps)
-	maps.Copy(out, bridge.RenderPublished(v.published))
-	return out
+	return h
 }
 
 // changed is the part of want and have that the changes of a few remote endpoints can touch; shown is the picture that have was rendered
@@ -153,21 +155,6 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 	take(part, want, have)
 	v.rebalance(id, n.Ports, want, part, have)
 	return want, part
-}
-
-// outermost leaves out prefixes that lie in others: a set of prefixes does not take them. Pools of the two scopes may lie so, where another host
-// made its network later.
-func outermost(ps []netip.Prefix) []netip.Prefix {
-	slices.SortFunc(ps, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	var out []netip.Prefix
-	for _, p := range ps {
-		if len(out) == 0 || !out[len(out)-1].Overlaps(p) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // take adds to part what have holds of the keys of some state.

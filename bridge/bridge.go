@@ -1,9 +1,20 @@
-// Package bridge renders local networks into kernel state: a Linux bridge in the host's namespace, which is there as long as its network is, and
-// a port for each endpoint of this host. It is pure.
+// Package bridge renders local networks into kernel state, and the host's side of every network: forwarding, masquerading, isolation and
+// published ports. It is pure: the same records give the same state in every life of an agent.
+//
+// A local network is a Linux bridge in the host's namespace, there as long as the network is, with ports or without:
+//
+//	sandbox eth0 ── ep… ┐
+//	sandbox eth0 ── ep… ┴ br-… (the gateways) ── the host's routing ── what else the host has
+//
+// An overlay network has a namespace of its own, and comes into the host with its uplink. What both need of the host is in RenderHost: its two
+// tables are shared by all networks, whose Render adds elements of their own to them.
 package bridge
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 
 	"weft/kernel"
 	"weft/port"
@@ -14,35 +25,110 @@ import (
 type Network struct {
 	Record *record.Network
 	Ports  []port.Port
+	Talks  []Talk // what may pass between sandboxes all the same, where the network is not open
 }
 
-// Render returns all that the kernel holds for a network, with ports or without.
+// Talk is a service of one sandbox that another may use: its link leads there.
+type Talk struct {
+	From, To netip.Addr
+	Proto    string // tcp or udp
+	Port     uint16
+}
+
+// Render returns all that the kernel holds for a network, but for the host's tables.
 func Render(n Network) kernel.State {
-	out := kernel.State{}
-	name := n.Record.Bridge()
-	out.Add(kernel.Object{
-		Key:  kernel.Key{Kind: kernel.KindBridge, NS: kernel.HostNS, Link: name},
-		Spec: kernel.Bridge{MAC: port.MAC("bridge", string(n.Record.ID)), MTU: n.Record.MTU},
-	})
-	for _, p := range n.Record.Pools {
-		if p.Gateway.IsValid() {
-			key := kernel.Key{Kind: kernel.KindAddr, NS: kernel.HostNS, Link: name, Dst: netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String()}
-			out.Add(kernel.Object{Key: key, Spec: kernel.Addr{}})
+	r := renderer{n: n.Record, out: kernel.State{}}
+	r.bridge()
+	for _, p := range n.Ports {
+		r.port(p)
+	}
+	if !n.Record.Open() {
+		for _, t := range n.Talks {
+			r.talk(t)
 		}
 	}
-	for _, p := range n.Ports {
-		renderPort(out, n, p)
-	}
-	return out
+	return r.out
 }
 
 // RenderPort returns the part of Render's result that one port needs.
 func RenderPort(n Network, p port.Port) kernel.State {
-	out := kernel.State{}
-	renderPort(out, n, p)
-	return out
+	r := renderer{n: n.Record, out: kernel.State{}}
+	r.port(p)
+	return r.out
 }
 
-func renderPort(out kernel.State, n Network, p port.Port) {
-	port.Render(out, n.Record, port.Place{NS: kernel.HostNS, At: kernel.Port{Master: n.Record.Bridge()}}, p)
+// renderer collects the state of one network.
+type renderer struct {
+	n   *record.Network
+	out kernel.State
+}
+
+func (r renderer) add(kind kernel.Kind, link, dst string, spec kernel.Spec) {
+	r.out.Add(kernel.Object{Key: kernel.Key{Kind: kind, NS: kernel.HostNS, Link: link, Dst: dst}, Spec: spec})
+}
+
+func (r renderer) element(set string, typ kernel.SetType, words ...any) {
+	r.elementOf(portTable, set, typ, words...)
+}
+
+func (r renderer) elementOf(table, set string, typ kernel.SetType, words ...any) {
+	r.add(kernel.KindElement, table+" "+set, strings.TrimSpace(fmt.Sprintln(words...)), kernel.Element{Type: typ})
+}
+
+func (r renderer) bridge() {
+	name := r.n.Bridge()
+	r.add(kernel.KindBridge, name, "", kernel.Bridge{MAC: port.MAC("bridge", string(r.n.ID)), MTU: r.n.MTU, Owner: string(r.n.ID)})
+	for _, p := range r.n.Pools {
+		if p.Gateway.IsValid() {
+			r.add(kernel.KindAddr, name, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
+		}
+	}
+}
+
+// port is one endpoint: its pair and what is in the sandbox, its entries on the bridge, and what it may say.
+func (r renderer) port(p port.Port) {
+	ep, name, mac := p.Endpoint, port.Name(p.Endpoint.ID), string(p.Endpoint.MAC)
+	// Hairpin: with bridge-nf-call-iptables, what a sandbox sends to a port of its own is sent back before it has left the bridge.
+	port.Render(r.out, r.n, port.Place{NS: kernel.HostNS, At: kernel.Port{Master: r.n.Bridge(), Hairpin: true}}, p)
+	r.add(kernel.KindFDB, name, mac, kernel.FDB{})
+	for _, a := range ep.Addrs {
+		if _, ok := r.n.PoolOf(a); !ok {
+			continue
+		}
+		r.add(kernel.KindNeigh, r.n.Bridge(), a.String(), kernel.Neigh{MAC: mac})
+		if a.Is4() {
+			r.element(portSet, kernel.SetPort, name, mac, a)
+			continue
+		}
+		r.element(portSet6, kernel.SetPort6, name, mac, a)
+		if l, ok := linkLocal(mac); ok {
+			r.element(portSet6, kernel.SetPort6, name, mac, l)
+		}
+	}
+	r.element(guardSet, kernel.SetLink, name)
+	if !r.n.Open() {
+		r.element(closedSet, kernel.SetLink, name)
+	}
+}
+
+func (r renderer) talk(t Talk) {
+	set, typ := talkSet, kernel.SetTalk
+	if t.From.Is6() {
+		set, typ = talkSet6, kernel.SetTalk6
+	}
+	if t.From.Is4() != t.To.Is4() {
+		return
+	}
+	for _, table := range []string{portTable, hostTable} {
+		r.elementOf(table, set, typ, t.From, t.To, t.Proto, t.Port)
+	}
+}
+
+// linkLocal is the address that an interface gives itself (RFC 4291, appendix A).
+func linkLocal(mac string) (netip.Addr, bool) {
+	m, err := net.ParseMAC(mac)
+	if err != nil || len(m) != 6 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}), true
 }

@@ -63,7 +63,7 @@ func (s subject) every(name string, vni uint32) kernel.State {
 		}),
 		object(kernel.KindBridge, kernel.HostNS, "br-"+name, "", kernel.Bridge{MAC: "06:00:00:00:00:06", MTU: 1400, Owner: "0123456789abcdef"}),
 		object(kernel.KindVeth, kernel.HostNS, "ep2"+name, "", kernel.Veth{
-			MAC: "06:00:00:00:00:07", MTU: 1400, At: kernel.Port{Master: "br-" + name}, Peer: kernel.Peer{NS: s.sandbox, Name: "in" + name, MAC: "02:42:0a:0b:00:02"},
+			MAC: "06:00:00:00:00:07", MTU: 1400, At: kernel.Port{Master: "br-" + name, Hairpin: true}, Peer: kernel.Peer{NS: s.sandbox, Name: "in" + name, MAC: "02:42:0a:0b:00:02"},
 		}),
 		object(kernel.KindAddr, kernel.HostNS, "br-"+name, "10.11.0.1/24", kernel.Addr{}),
 		object(kernel.KindNeigh, kernel.HostNS, "br-"+name, "10.11.0.2", kernel.Neigh{MAC: "02:42:0a:0b:00:02"}),

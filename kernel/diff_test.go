@@ -18,7 +18,7 @@ const (
 	pod  = "/run/sandbox"
 )
 
-func bridge(mtu int) kernel.Object {
+func bridgeOf(mtu int) kernel.Object {
 	return object(kernel.KindBridge, here, "br0", "", kernel.Bridge{MAC: "06:00:00:00:00:01", MTU: mtu})
 }
 
@@ -59,22 +59,22 @@ func TestDiff(t *testing.T) {
 		want, have kernel.State
 		ops        []kernel.Op
 	}{
-		{"nothing to do", state(netns, bridge(1450), tab), state(netns, bridge(1450), tab), nil},
-		{"what others stand on is made first", state(neigh(here, "br0", "m"), addr, veth("m"), bridge(1450), netns, sysctl), nil,
-			[]kernel.Op{put(netns), put(sysctl), put(bridge(1450)), put(veth("m")), put(addr), put(neigh(here, "br0", "m"))}},
-		{"and deleted last; sysctls stay", nil, state(neigh(here, "br0", "m"), addr, veth("m"), bridge(1450), netns, sysctl),
-			[]kernel.Op{del(neigh(here, "br0", "m")), del(addr), del(veth("m")), del(bridge(1450)), del(netns)}},
+		{"nothing to do", state(netns, bridgeOf(1450), tab), state(netns, bridgeOf(1450), tab), nil},
+		{"what others stand on is made first", state(neigh(here, "br0", "m"), addr, veth("m"), bridgeOf(1450), netns, sysctl), nil,
+			[]kernel.Op{put(netns), put(sysctl), put(bridgeOf(1450)), put(veth("m")), put(addr), put(neigh(here, "br0", "m"))}},
+		{"and deleted last; sysctls stay", nil, state(neigh(here, "br0", "m"), addr, veth("m"), bridgeOf(1450), netns, sysctl),
+			[]kernel.Op{del(neigh(here, "br0", "m")), del(addr), del(veth("m")), del(bridgeOf(1450)), del(netns)}},
 		{"a changed value is put, without a delete", state(neigh(here, "br0", "new")), state(neigh(here, "br0", "old")),
 			[]kernel.Op{put(neigh(here, "br0", "new"))}},
 		{"a holder goes before the one that takes over", state(vxlan("b", 1)), state(vxlan("a", 1)), []kernel.Op{del(vxlan("a", 1)), put(vxlan("b", 1))}},
 		{"holders that swap both go first", state(vxlan("a", 2), vxlan("b", 1)), state(vxlan("a", 1), vxlan("b", 2)),
 			[]kernel.Op{del(vxlan("b", 2)), del(vxlan("a", 1)), put(vxlan("a", 2)), put(vxlan("b", 1))}},
-		{"a holder that nobody replaces goes last", state(bridge(1450)), state(vxlan("a", 1)), []kernel.Op{put(bridge(1450)), del(vxlan("a", 1))}},
-		{"what is on a link that changes is put again", state(bridge(1400), neigh(here, "br0", "m"), neigh(here, "vx0", "m")),
-			state(bridge(1450), neigh(here, "br0", "m"), neigh(here, "vx0", "m")), []kernel.Op{put(bridge(1400)), put(neigh(here, "br0", "m"))}},
+		{"a holder that nobody replaces goes last", state(bridgeOf(1450)), state(vxlan("a", 1)), []kernel.Op{put(bridgeOf(1450)), del(vxlan("a", 1))}},
+		{"what is on a link that changes is put again", state(bridgeOf(1400), neigh(here, "br0", "m"), neigh(here, "vx0", "m")),
+			state(bridgeOf(1450), neigh(here, "br0", "m"), neigh(here, "vx0", "m")), []kernel.Op{put(bridgeOf(1400)), put(neigh(here, "br0", "m"))}},
 		{"at a pair's far end too", state(veth("new"), addr), state(veth("old"), addr), []kernel.Op{put(veth("new")), put(addr)}},
-		{"a lost namespace loses all", state(netns, sysctl, bridge(1450), neigh(here, "br0", "m")), state(sysctl, bridge(1450), neigh(here, "br0", "m")),
-			[]kernel.Op{put(netns), put(sysctl), put(bridge(1450)), put(neigh(here, "br0", "m"))}},
+		{"a lost namespace loses all", state(netns, sysctl, bridgeOf(1450), neigh(here, "br0", "m")), state(sysctl, bridgeOf(1450), neigh(here, "br0", "m")),
+			[]kernel.Op{put(netns), put(sysctl), put(bridgeOf(1450)), put(neigh(here, "br0", "m"))}},
 		{"a link's name goes to another kind", state(object(kernel.KindBridge, here, "ep1", "", kernel.Bridge{MTU: 1})), state(veth("m")),
 			[]kernel.Op{del(veth("m")), put(object(kernel.KindBridge, here, "ep1", "", kernel.Bridge{MTU: 1}))}},
 		{"prefixes that go may overlap those that come", state(tab, element("p", kernel.SetPrefix, "10.0.0.0/8")), state(tab, element("p", kernel.SetPrefix, "10.1.0.0/16")),
@@ -197,7 +197,7 @@ func TestDiffConvergesThroughFaults(t *testing.T) {
 func TestFaults(t *testing.T) {
 	injected := errors.New("injected")
 	netns := kernel.Op{Verb: kernel.Put, Obj: object(kernel.KindNetns, here, "", "", kernel.Netns{})}
-	br := kernel.Op{Verb: kernel.Put, Obj: bridge(1450)}
+	br := kernel.Op{Verb: kernel.Put, Obj: bridgeOf(1450)}
 	ops := []kernel.Op{netns, br, netns, br, netns}
 	for _, c := range []struct {
 		name   string

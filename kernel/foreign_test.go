@@ -11,7 +11,7 @@ import (
 
 	"weft/kernel"
 	"weft/kernel/netnstest"
-	"weft/overlay"
+	"weft/port"
 )
 
 func TestForeignObjectsStay(t *testing.T) {
@@ -109,7 +109,7 @@ func TestAUsersRouteIsNotReplaced(t *testing.T) {
 		}
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: cidr("10.55.0.0/16")})
 	})
-	op := kernel.Op{Verb: kernel.Put, Obj: object(kernel.KindRoute, kernel.HostNS, overlay.UplinkName(s.net.Record.ID), "10.55.0.0/16", kernel.Route{})}
+	op := kernel.Op{Verb: kernel.Put, Obj: object(kernel.KindRoute, kernel.HostNS, port.UplinkName(s.net.Record.ID), "10.55.0.0/16", kernel.Route{})}
 	err := s.k.Apply(t.Context(), []kernel.Op{op})[0]
 	if err == nil || !strings.Contains(err.Error(), "a route to 10.55.0.0/16 is there already, and it is not weft's") {
 		t.Errorf("got %v", err)

@@ -165,6 +165,8 @@ func parsePort(b []byte, p *portInfo) {
 			p.NeighSuppress = on(v)
 		case nl.IFLA_BRPORT_ISOLATED:
 			p.Isolated = on(v)
+		case nl.IFLA_BRPORT_MODE:
+			p.Hairpin = on(v)
 		}
 	}
 	p.NoFlood = !floods[0]

@@ -172,6 +172,7 @@ func portInfoAttr(p Port) *nl.RtAttr {
 	data.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
 	data.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.NeighSuppress))
 	data.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
+	data.AddRtAttr(nl.IFLA_BRPORT_MODE, flag(p.Hairpin))
 	return info
 }
 

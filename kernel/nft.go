@@ -97,12 +97,10 @@ const (
 	Mark        Field = "meta mark"      // "0x10/0x10": value and mask
 	CTMark      Field = "ct mark"        // as Mark
 
-	Service        Field = "meta l4proto . th dport"             // "proto port"
-	DestService    Field = "ip daddr . meta l4proto . th dport"  // "ip proto port"
-	DestService6   Field = "ip6 daddr . meta l4proto . th dport" // "ip6 proto port"
-	SourceService  Field = "ip saddr . meta l4proto . th dport"  // SetService
-	SourceService6 Field = "ip6 saddr . meta l4proto . th dport" // SetService6
-	Random         Field = "numgen random"                       // "number"; in By alone
+	Service      Field = "meta l4proto . th dport"             // "proto port"
+	DestService  Field = "ip daddr . meta l4proto . th dport"  // "ip proto port"
+	DestService6 Field = "ip6 daddr . meta l4proto . th dport" // "ip6 proto port"
+	Random       Field = "numgen random"                       // "number"; in By alone
 
 	Asked     Field = "ip saddr . ip daddr . meta l4proto . th dport"   // SetTalk: a packet to a service
 	Answered  Field = "ip daddr . ip saddr . meta l4proto . th sport"   // SetTalk: a packet from it

@@ -24,7 +24,6 @@ func rules(chain kernel.Chain, rs ...kernel.Rule) kernel.Table {
 			{Name: "ports4", Type: kernel.SetPort}, {Name: "ports6", Type: kernel.SetPort6}, {Name: "talk4", Type: kernel.SetTalk}, {Name: "talk6", Type: kernel.SetTalk6},
 			{Name: "open4", Type: kernel.MapService}, {Name: "open6", Type: kernel.MapService6}, {Name: "bound4", Type: kernel.MapDestService},
 			{Name: "bound6", Type: kernel.MapDestService6}, {Name: "members4", Type: kernel.MapMember}, {Name: "members6", Type: kernel.MapMember6},
-			{Name: "callers4", Type: kernel.SetService}, {Name: "callers6", Type: kernel.SetService6},
 		},
 		Chains: []kernel.Chain{chain, {Name: "own", Rules: []kernel.Rule{{Verdict: kernel.Return}}}},
 	}
@@ -57,7 +56,6 @@ func listed() map[string]kernel.Table {
 		"inet weft-nat": rules(kernel.Chain{Name: "c", Type: "nat", Hook: "prerouting", Priority: -100},
 			kernel.Rule{If: []kernel.Match{is(kernel.DestType, "local")}, Verdict: kernel.DNAT, By: kernel.DestService, To: "@bound4"},
 			kernel.Rule{If: []kernel.Match{isNot(kernel.DestType, "local")}, Verdict: kernel.DNAT, By: kernel.DestService6, To: "@bound6"},
-			rule(kernel.Return, is(kernel.SourceService, "@callers4")), rule(kernel.Return, isNot(kernel.SourceService6, "@callers6")),
 			kernel.Rule{Verdict: kernel.DNAT, By: kernel.Service, To: "@open4"}, kernel.Rule{Verdict: kernel.DNAT, By: kernel.Service, To: "@open6"},
 			kernel.Rule{Verdict: kernel.DNAT, By: kernel.Random, Of: 3, To: "@members4"}, kernel.Rule{Verdict: kernel.DNAT, By: kernel.Random, Of: 2, To: "@members6"},
 			kernel.Rule{Verdict: kernel.DNAT, To: "10.0.0.2"}, kernel.Rule{Verdict: kernel.DNAT, To: "[fd00::2]:80"},

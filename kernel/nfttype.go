@@ -33,9 +33,6 @@ const (
 	SetTalk      SetType = "ip ip proto port" // 10.0.0.3 10.0.0.2 tcp 80: who asks, whom, for what
 	SetTalk6     SetType = "ip6 ip6 proto port"
 
-	SetService  SetType = "ip proto port" // 10.0.0.2 tcp 8080: from whom, for what
-	SetService6 SetType = "ip6 proto port"
-
 	MapService      SetType = "proto port : ip port"      // tcp 8080 : 10.0.0.2 80
 	MapService6     SetType = "proto port : ip6 port"     //
 	MapDestService  SetType = "ip proto port : ip port"   // 192.0.2.1 tcp 8080 : 10.0.0.2 80
@@ -46,7 +43,6 @@ const (
 
 var setTypes = []SetType{
 	SetAddr, SetAddr6, SetPrefix, SetPrefix6, SetLink, SetLinks, SetLinkAddr, SetLinkAddr6, SetPort, SetPort6, SetTalk, SetTalk6,
-	SetService, SetService6,
 	MapService, MapService6, MapDestService, MapDestService6, MapMember, MapMember6,
 }
 

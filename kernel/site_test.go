@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"weft/bridge"
 	"weft/ipam"
 	"weft/kernel"
 	"weft/kernel/netnstest"
@@ -48,8 +49,10 @@ func newSite(t testing.TB) *site {
 // want is all that the host's kernel should hold.
 func (s *site) want() kernel.State {
 	out := overlay.Render(s.set, s.net)
-	maps.Copy(out, overlay.Host(s.set, []*record.Network{s.net.Record}, []netip.Prefix{s.net.Record.Pools[0].Subnet},
-		[]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}))
+	maps.Copy(out, bridge.RenderHost(bridge.Host{
+		Overlays: []*record.Network{s.net.Record}, Pools: []netip.Prefix{s.net.Record.Pools[0].Subnet}, VXLANPort: 4789,
+		VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")},
+	}))
 	return out
 }
 

@@ -227,8 +227,6 @@ func TestElementsGoThroughTheirMessages(t *testing.T) {
 		SetTalk6:        {"fd00::2 fd00::3 tcp 80"},
 		MapService:      {"tcp 8080 : 10.0.0.2 80", "udp 53 : 10.0.0.3 5353"},
 		MapService6:     {"tcp 8080 : fd00::2 80"},
-		SetService:      {"192.0.2.1 tcp 8080"},
-		SetService6:     {"2001:db8::1 udp 8080"},
 		MapDestService:  {"192.0.2.1 tcp 8080 : 10.0.0.2 80"},
 		MapDestService6: {"2001:db8::1 tcp 8080 : fd00::2 80"},
 		MapMember:       {"0 : 10.0.0.2", "1 : 10.0.0.3"},

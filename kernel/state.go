@@ -107,6 +107,7 @@ type Port struct {
 	NeighSuppress bool   // answer ARP from the bridge's permanent neighbours
 	NoFlood       bool   // unknown unicast, multicast and broadcast are not sent here
 	Isolated      bool
+	Hairpin       bool // what comes from here may go back here
 }
 
 // VXLAN is a tunnel device. It is made through the host's namespace directly in its own, so that its UDP socket stays in the host's.
@@ -211,6 +212,9 @@ func (p Port) String() string {
 	}
 	if p.Isolated {
 		out += " isolated"
+	}
+	if p.Hairpin {
+		out += " hairpin"
 	}
 	return out
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"weft/bridge"
 	"weft/ipam"
 	"weft/kernel"
 	"weft/kernel/netnstest"
@@ -120,7 +121,7 @@ func (w *world) want(h *host) kernel.State {
 	for _, h := range w.hosts {
 		vteps = append(vteps, h.Addr)
 	}
-	maps.Copy(out, overlay.Host(h.set, here, pools, vteps))
+	maps.Copy(out, bridge.RenderHost(bridge.Host{Overlays: here, Pools: pools, VTEPs: vteps, VXLANPort: 4789}))
 	return out
 }
 

@@ -1,5 +1,5 @@
-// Package overlay renders overlay networks into kernel state: what this host's kernel should hold for a network, for one port of it, for
-// one remote endpoint, and for the host itself. It is pure: the same records give the same state on every host and in every life of an
+// Package overlay renders overlay networks into kernel state: what this host's kernel should hold for a network, for one port of it, and
+// for one remote endpoint. What all of them need of the host is bridge's. It is pure: the same records give the same state on every host and in every life of an
 // agent.
 //
 // Each network that has endpoints here has a namespace of its own, so that its inner packets meet none of the host's firewall:
@@ -45,9 +45,6 @@ const (
 	uplinkName = "up0"
 	portSet    = "ports"
 	portTable  = "bridge weft"
-	hostTable  = "inet weft"
-	poolSet    = "pools"
-	vtepSet    = "vteps"
 )
 
 // The uplink is unnumbered: both ends have the same pair of link-local addresses in every network, with permanent neighbours, and nothing
@@ -61,9 +58,6 @@ var (
 func NetnsPath(s Settings, id record.NetworkID) string {
 	return filepath.Join(s.NetnsDir, "weft-"+record.ShortID(id))
 }
-
-// UplinkName is the host's end of a network's uplink.
-func UplinkName(id record.NetworkID) string { return "weft" + string(id[:min(10, len(id))]) }
 
 // renderer collects the state of one network.
 type renderer struct {
@@ -177,7 +171,7 @@ func portRules(six bool) kernel.Table {
 // uplink leads out of the network into the host.
 func (r *renderer) uplink() {
 	rec := r.n.Record
-	outer := UplinkName(rec.ID)
+	outer := port.UplinkName(rec.ID)
 	inMAC, outMAC := port.MAC("uplink-inner", string(rec.ID)), port.MAC("uplink-outer", string(rec.ID))
 	r.add(kernel.KindVeth, r.ns, uplinkName, "", kernel.Veth{
 		MAC: inMAC, MTU: rec.MTU, Peer: kernel.Peer{NS: kernel.HostNS, Name: outer, MAC: outMAC},
@@ -234,52 +228,5 @@ func (r *renderer) remote(ep *record.Endpoint) {
 	if len(ep.Addrs) > 0 {
 		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
 		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
-	}
-}
-
-// Host returns what the host itself holds for its networks: forwarding, and one table that masquerades what leaves, keeps networks apart,
-// lets nothing new in, and takes tunnel packets from the cluster's VTEPs only. Empty where no network is here.
-func Host(s Settings, here []*record.Network, pools []netip.Prefix, vteps []netip.Addr) kernel.State {
-	r := &renderer{Settings: s, out: kernel.State{}}
-	if len(here) == 0 {
-		return r.out
-	}
-	r.add(kernel.KindSysctl, kernel.HostNS, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
-	r.add(kernel.KindTable, kernel.HostNS, hostTable, "", hostRules(s.VXLANPort))
-	for _, p := range pools {
-		if p.Addr().Is6() {
-			continue
-		}
-		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+poolSet, p.String(), kernel.Element{Type: kernel.SetPrefix})
-	}
-	for _, a := range vteps {
-		if a.Is6() {
-			continue
-		}
-		r.add(kernel.KindElement, kernel.HostNS, hostTable+" "+vtepSet, a.String(), kernel.Element{Type: kernel.SetAddr})
-	}
-	return r.out
-}
-
-func hostRules(port uint16) kernel.Table {
-	uplinks, pools, vteps := "weft*", "@"+poolSet, "@"+vtepSet
-	return kernel.Table{
-		Sets: []kernel.Set{{Name: poolSet, Type: kernel.SetPrefix}, {Name: vtepSet, Type: kernel.SetAddr}},
-		Chains: []kernel.Chain{
-			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: []kernel.Rule{
-				{If: []kernel.Match{{Field: kernel.CTStatus, Value: "dnat"}}, Verdict: kernel.Accept}, // published ports
-				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.OutLink, Value: uplinks}}, Verdict: kernel.Drop},
-				{If: []kernel.Match{{Field: kernel.InLink, Value: uplinks}, {Field: kernel.DestAddr, Value: pools}}, Verdict: kernel.Drop},
-				{If: []kernel.Match{{Field: kernel.OutLink, Value: uplinks}, {Field: kernel.Established}}, Verdict: kernel.Accept},
-				{If: []kernel.Match{{Field: kernel.OutLink, Value: uplinks}}, Verdict: kernel.Drop},
-			}},
-			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: []kernel.Rule{
-				{If: []kernel.Match{{Field: kernel.UDPDest, Value: fmt.Sprint(port)}, {Field: kernel.InLink, Value: uplinks}}, Verdict: kernel.Drop},
-				{If: []kernel.Match{{Field: kernel.UDPDest, Value: fmt.Sprint(port)}, {Field: kernel.SourceAddr, Not: true, Value: vteps}}, Verdict: kernel.Drop},
-			}},
-			{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100, Rules: []kernel.Rule{
-				{If: []kernel.Match{{Field: kernel.SourceAddr, Value: pools}, {Field: kernel.OutLink, Not: true, Value: uplinks}}, Verdict: kernel.Masquerade},
-			}},
-		},
 	}
 }

@@ -114,15 +114,6 @@ func TestRender(t *testing.T) {
 	}
 }
 
-func TestHost(t *testing.T) {
-	pools := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("10.2.0.0/24")}
-	tunnels := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	golden(t, "host", text(overlay.Host(settings, []*record.Network{network("10.1.0.0/24")}, pools, tunnels)))
-	if got := overlay.Host(settings, nil, pools, tunnels); len(got) > 0 {
-		t.Errorf("without a network here: %s", text(got))
-	}
-}
-
 // golden compares with testdata/NAME.txt, or writes it.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
@@ -225,7 +216,7 @@ func TestNamesFit(t *testing.T) {
 	seen := map[string]bool{}
 	for i := range 50 {
 		id := record.NetworkID(fmt.Sprintf("%02x%062x", i, i))
-		name := overlay.UplinkName(id)
+		name := port.UplinkName(id)
 		if seen[name] || len(name) > 15 || !strings.HasPrefix(name, "weft") {
 			t.Errorf("uplink %q", name)
 		}

@@ -14,8 +14,8 @@ const (
 	OptMTU          = "com.docker.network.driver.mtu"
 	OptIfPrefix     = "com.docker.network.container_iface_prefix"
 	OptBridgeName   = record.OptBridgeName
-	OptMasquerade   = "com.docker.network.bridge.enable_ip_masquerade"
-	OptICC          = "com.docker.network.bridge.enable_icc"
+	OptMasquerade   = record.OptMasquerade
+	OptICC          = record.OptICC
 	OptHostBinding  = "com.docker.network.bridge.host_binding_ipv4"
 	OptDefault      = "com.docker.network.bridge.default_bridge"
 	OptRouteOverlap = "weft.allow_route_overlap"
