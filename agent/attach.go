@@ -104,8 +104,8 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	defer settle()
 	want.Intent = true
 	want.NoGateway = n.Internal
-	if want.IfName == "" {
-		want.IfName = freeIfName(s)
+	if err := nameInterface(s, &want); err != nil {
+		return err
 	}
 	next := edited(s)
 	setAttachment(next, want)
@@ -179,6 +179,7 @@ func (a *Agent) writeEndpoint(ctx context.Context, as registry.Actor, ep *record
 func become(r, ep *record.Endpoint) {
 	r.Host, r.Incarnation, r.Sandbox, r.Name, r.Hostname = ep.Host, ep.Incarnation, ep.Sandbox, ep.Name, ep.Hostname
 	r.Aliases, r.VIPAliases, r.Links, r.Addrs, r.Static, r.MAC, r.Running = ep.Aliases, ep.VIPAliases, ep.Links, ep.Addrs, ep.Static, ep.MAC, ep.Running
+	r.StaticMAC = ep.StaticMAC
 }
 
 // free refuses early what the transaction would refuse: a name or an address that the picture shows as another's.
@@ -191,6 +192,9 @@ func (a *Agent) free(n *record.Network, net *record.Net, s *record.Sandbox, want
 	}
 	if err := aliasesFit(n, net, want); err != nil {
 		return err
+	}
+	if o, taken := net.ByMAC(want.MAC); taken && o.ID != want.Endpoint {
+		return kindOf(&registry.MACTakenError{MAC: want.MAC, Owner: o.Name, Host: a.hostName(o.Host)})
 	}
 	for f := range families {
 		addr := asked(want, f)

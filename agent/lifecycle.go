@@ -48,7 +48,9 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 		if _, twice := s.Attachment(n.ID); twice {
 			return nil, api.Refuse(api.Exists, "network %s is given twice", n.Name)
 		}
-		at.IfName = freeIfName(s)
+		if err := nameInterface(s, &at); err != nil {
+			return nil, err
+		}
 		setAttachment(s, at)
 	}
 	if err := a.boxes.reserve(s.Name, s.ID); err != nil {

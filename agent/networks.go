@@ -184,7 +184,9 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 		return "", api.Refuse(api.Exists, "endpoint with name %s already exists in network %s", s.Name, n.Name)
 	}
 	if !s.Up {
-		at.IfName = freeIfName(s)
+		if err := nameInterface(s, &at); err != nil {
+			return "", err
+		}
 		next := edited(s)
 		setAttachment(next, at)
 		return "", a.boxes.put(ctx, next)

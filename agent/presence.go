@@ -21,6 +21,7 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 	if ep.Addrs = askedFor(a); running || s.Status == record.SandboxRestarting {
 		ep.Addrs = a.Addrs
 	}
+	ep.StaticMAC = a.MAC != ""
 	if ep.MAC == "" && len(a.Addrs) > 0 {
 		ep.MAC = record.MAC(ipam.MAC(a.Addrs[0]))
 	}
@@ -48,8 +49,9 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 			}
 			ep := endpointOf(self, incarnation, s, a)
 			is := roles[a.Network]
+			set, _ := settings(a.DriverOpts[optSysctls]) // checked when it was asked for
 			l.ports = append(l.ports, port.Port{
-				Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: is.ways[0], Default6: is.ways[1], BySource: is.bySource,
+				Endpoint: ep, Netns: netns(s.ID), IfName: a.IfName, Default: is.ways[0], Default6: is.ways[1], BySource: is.bySource, Settings: set,
 			})
 			l.endpoints[ep.ID] = ep
 			out[a.Network] = l
@@ -152,6 +154,6 @@ func merged(self record.HostID, net *record.Net, l presence) []*record.Endpoint 
 // sameRecord tells whether the store's record says what the wanted one says.
 func sameRecord(have, want *record.Endpoint) bool {
 	return have.Host == want.Host && have.Incarnation == want.Incarnation && have.Sandbox == want.Sandbox && have.Name == want.Name &&
-		have.Hostname == want.Hostname && have.Static == want.Static && have.MAC == want.MAC && have.Running == want.Running &&
+		have.Hostname == want.Hostname && have.Static == want.Static && have.MAC == want.MAC && have.StaticMAC == want.StaticMAC && have.Running == want.Running &&
 		slices.Equal(have.Aliases, want.Aliases) && slices.Equal(have.VIPAliases, want.VIPAliases) && slices.Equal(have.Links, want.Links) && slices.Equal(have.Addrs, want.Addrs)
 }

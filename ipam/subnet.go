@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 )
@@ -111,4 +112,13 @@ func MAC(a netip.Addr) string {
 	all := a.AsSlice()
 	b := all[len(all)-4:]
 	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
+}
+
+// AddrOf is the IPv4 address that a hardware address goes with.
+func AddrOf(mac string) (netip.Addr, bool) {
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 || hw[0] != 2 || hw[1] != 0x42 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom4([4]byte(hw[2:])), true
 }

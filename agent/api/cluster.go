@@ -91,8 +91,12 @@ func endpointProto(v EndpointView) *weftv1.Endpoint {
 	for _, a := range v.Addrs {
 		p := v.Pool(a)
 		out.Addresses = append(out.Addresses, netip.PrefixFrom(a, v.Bits(a)).String())
-		if out.Gateway == "" && p.Gateway.IsValid() {
-			out.Gateway = p.Gateway.String()
+		switch gateway := p.Gateway; {
+		case !gateway.IsValid():
+		case a.Is4() && out.Gateway == "":
+			out.Gateway = gateway.String()
+		case a.Is6() && out.Gateway6 == "":
+			out.Gateway6 = gateway.String()
 		}
 	}
 	for _, l := range v.Links {

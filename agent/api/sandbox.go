@@ -199,6 +199,9 @@ func settingsProto(a record.Attachment, n *record.Network, e *EndpointView) *wef
 	if a.IP.IsValid() {
 		out.Requested.Ip = a.IP.String()
 	}
+	if a.IP6.IsValid() {
+		out.Requested.Ip6 = a.IP6.String()
+	}
 	for _, l := range a.Links {
 		out.Requested.Links = append(out.Requested.Links, &weftv1.Link{Target: l.Target, Alias: l.Alias})
 	}

@@ -85,6 +85,10 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 			}
 			byName, _ := n.ByName(ep.Name)
 			ok = byName == ep
+			if ep.StaticMAC {
+				byMAC, _ := n.ByMAC(ep.MAC)
+				ok = ok && byMAC == ep
+			}
 			for _, a := range ep.Addrs {
 				byAddr, _ := n.ByAddr(a)
 				ok = ok && byAddr == ep
@@ -97,6 +101,9 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 			a, err := netip.ParseAddr(name)
 			ep, found := n.ByAddr(a)
 			ok = err == nil && (found && hasAddr(ep, a) || keptBy(n, record.EndpointID(e.Value), a) || isVIP(n, a))
+		case "mac":
+			ep, found := n.ByMAC(record.MAC(name))
+			ok = found && ep.StaticMAC && string(ep.MAC) == name
 		case "name":
 			ep, found := n.ByName(name)
 			ok = found && record.Fold(ep.Name) == name

@@ -44,7 +44,7 @@ func (e *NameTakenError) Error() string {
 }
 
 // CreateEndpoint writes an endpoint's record and claims its addresses and its name, in one transaction that also checks that the network is
-// active and that this host may write. In the good case that is one round trip. Errors: *AddrTakenError, *NameTakenError, *Error, and
+// active and that this host may write. In the good case that is one round trip. Errors: *AddrTakenError, *NameTakenError, *MACTakenError, *Error, and
 // those of store.Store; after ErrUnknown the endpoint may exist or come to exist, and its ID is to be released.
 func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endpoint) (store.Rev, error) {
 	var rev store.Rev
@@ -77,6 +77,7 @@ func (r *Registry) CreateEndpoint(ctx context.Context, as Actor, ep *record.Endp
 			}
 		}
 		t.claim(record.EndpointNameKey(ep.Network, ep.Name), string(ep.ID))
+		t.claimMAC(ep.Network, ep.ID, nil, ep)
 		if ep, err = r.joinFirst(ctx, &t, whole, fresh); err != nil {
 			return false, err
 		}
@@ -120,6 +121,8 @@ func (r *Registry) createOutcome(ctx context.Context, as Actor, ep *record.Endpo
 		return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
 	case c.Key == record.EndpointNameKey(ep.Network, ep.Name):
 		return false, r.nameTaken(ctx, ep)
+	case ep.StaticMAC && c.Key == record.MACKey(ep.Network, ep.MAC):
+		return false, r.macTaken(ctx, ep.Network, c.Key)
 	case strings.HasPrefix(c.Key.Name, "addr/"):
 		if kept, _, err := r.keptFor(ctx, ep, true); err == nil && kept != nil && slices.ContainsFunc(ep.Addrs, kept.Has) {
 			return true, fmt.Errorf("%s is kept for %s", c.Key, ep.Name) // the picture did not have it yet
@@ -264,6 +267,7 @@ func (r *Registry) updateOnce(ctx context.Context, as Actor, n record.NetworkID,
 				t.del(record.AddrKey(n, a))
 			}
 		}
+		t.claimMAC(n, id, old, next)
 		if was, is := record.EndpointNameKey(n, old.Name), record.EndpointNameKey(n, next.Name); was != is {
 			t.claim(is, string(id))
 			t.del(was)
@@ -273,7 +277,7 @@ func (r *Registry) updateOnce(ctx context.Context, as Actor, n record.NetworkID,
 		}
 		rev, err = r.commit(ctx, t)
 		k, lost := conflict(err)
-		if lost && (claims(next, k) || k == record.EndpointNameKey(n, next.Name)) {
+		if lost && (claims(next, k) || k == record.EndpointNameKey(n, next.Name) || next.StaticMAC && k == record.MACKey(n, next.MAC)) {
 			return r.claimOutcome(ctx, n, id, k, next)
 		}
 		if lost && as.Session != nil && k == as.Session.Alive().Key {
@@ -295,8 +299,11 @@ func (r *Registry) claimOutcome(ctx context.Context, n record.NetworkID, id reco
 	if e, err := r.cfg.Store.Get(ctx, k); err == nil && record.EndpointID(e.Value) == id {
 		return true, errors.New("claimed already")
 	}
-	if k == record.EndpointNameKey(n, next.Name) {
+	switch k {
+	case record.EndpointNameKey(n, next.Name):
 		return false, r.nameTaken(ctx, next)
+	case record.MACKey(n, next.MAC):
+		return false, r.macTaken(ctx, n, k)
 	}
 	return false, r.addrTaken(ctx, n, k)
 }
@@ -372,6 +379,9 @@ func (r *Registry) claims(ctx context.Context, n record.NetworkID, id record.End
 		keys := []store.Key{record.EndpointNameKey(n, ep.Name)}
 		for _, a := range ep.Addrs {
 			keys = append(keys, record.AddrKey(n, a))
+		}
+		if ep.StaticMAC {
+			keys = append(keys, record.MACKey(n, ep.MAC))
 		}
 		return ep, keys, rev, nil
 	}

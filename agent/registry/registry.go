@@ -82,7 +82,8 @@ func KindOf(err error) Kind {
 	}
 	var a *AddrTakenError
 	var n *NameTakenError
-	if errors.As(err, &a) || errors.As(err, &n) {
+	var m *MACTakenError
+	if errors.As(err, &a) || errors.As(err, &n) || errors.As(err, &m) {
 		return Exists
 	}
 	return 0

@@ -60,6 +60,9 @@ func (p *partition) check(e store.Entry) {
 	case dir == "name" && deep:
 		ep, ok := p.net.Endpoint(EndpointID(e.Value))
 		p.owned(e, p.unread(EndpointID(e.Value)) || ok && Fold(ep.Name) == name, "endpoint", string(e.Value))
+	case dir == "mac" && deep:
+		ep, ok := p.net.Endpoint(EndpointID(e.Value))
+		p.owned(e, p.unread(EndpointID(e.Value)) || ok && ep.StaticMAC && string(ep.MAC) == name, "endpoint", string(e.Value))
 	case dir == "vip" && deep:
 		p.vip(e, name)
 	default:
@@ -107,6 +110,9 @@ func (p *partition) endpoint(e store.Entry, id EndpointID) {
 		return
 	}
 	p.checkClaims(e, ep.Name, ep.Addrs, id)
+	if ep.StaticMAC {
+		p.claimedHere(e, MACKey(p.id, ep.MAC), string(id), "hardware address "+string(ep.MAC))
+	}
 	for _, alias := range ep.VIPAliases {
 		if v, _ := p.net.VIP(alias); v == nil && p.bad[VIPKey(p.id, alias)] == nil {
 			p.say(e, RuleUnclaimed, "disconnect the sandbox from the network, and connect it again", "its alias %s has no virtual address", alias)

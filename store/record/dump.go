@@ -46,6 +46,9 @@ func (s *Snapshot) Dump(partition string) (store.Snapshot, error) {
 	for name, id := range n.names.all() {
 		claim(EndpointNameKey(n.ID, name), string(id))
 	}
+	for m, id := range n.macs.all() {
+		claim(MACKey(n.ID, m), string(id))
+	}
 	return out, err
 }
 

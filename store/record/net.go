@@ -24,6 +24,7 @@ type Net struct {
 	labels cow[string, []EndpointID]   // every DNS label of an endpoint, folded; sorted
 	keeps  cow[string, heldKept]       // what is kept, by folded name
 	vips   cow[string, heldVIP]        // by folded alias
+	macs   cow[MAC, EndpointID]        // claims, of those that were asked for
 }
 
 type held struct {
@@ -110,6 +111,7 @@ type netEdit struct {
 	labels edit[string, []EndpointID]
 	keeps  edit[string, heldKept]
 	vips   edit[string, heldVIP]
+	macs   edit[MAC, EndpointID]
 }
 
 func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
@@ -121,6 +123,7 @@ func (n *Net) apply(b store.Batch, bad *badEdit) *Net {
 		labels: edit[string, []EndpointID]{to: &next.labels, seed: n.seed},
 		keeps:  edit[string, heldKept]{to: &next.keeps, seed: n.seed},
 		vips:   edit[string, heldVIP]{to: &next.vips, seed: n.seed},
+		macs:   edit[MAC, EndpointID]{to: &next.macs, seed: n.seed},
 	}
 	for _, k := range b.Dels {
 		e.del(k.Name)
@@ -155,6 +158,8 @@ func (e *netEdit) put(x store.Entry) error {
 		e.addrs.put(a, EndpointID(x.Value))
 	case "name":
 		e.names.put(id, EndpointID(x.Value))
+	case "mac":
+		e.macs.put(MAC(id), EndpointID(x.Value))
 	case "kept":
 		return take(x.Value, &Kept{}, func(r *Kept) { e.keeps.put(id, heldKept{r, x.Rev}) })
 	case "vip":
@@ -175,6 +180,8 @@ func (e *netEdit) del(name string) {
 		}
 	case "name":
 		e.names.del(id)
+	case "mac":
+		e.macs.del(MAC(id))
 	case "kept":
 		e.keeps.del(id)
 	case "vip":

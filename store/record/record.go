@@ -161,6 +161,7 @@ type Endpoint struct {
 	Addrs       []netip.Addr `json:"addrs"`            // one, or one of each family
 	Static      bool         `json:"static,omitempty"` // the address was asked for: kept while stopped
 	MAC         MAC          `json:"mac"`
+	StaticMAC   bool         `json:"static_mac,omitempty"` // it was asked for, and is claimed by a key of its own
 	Running     bool         `json:"running"`
 	extra       extra
 }

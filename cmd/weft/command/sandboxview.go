@@ -202,15 +202,7 @@ func attachedView(s *weftv1.Sandbox, e *weftv1.EndpointSettings) attachmentView 
 	v4, v6 := families(ep.GetAddresses())
 	v.IPAddress, v.IPPrefixLen = splitPrefix(v4)
 	v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = splitPrefix(v6)
-	gateway := e.Gateway
-	if gateway == "" {
-		gateway = ep.GetGateway()
-	}
-	if a, err := netip.ParseAddr(gateway); err == nil && a.Is6() {
-		v.IPv6Gateway = gateway
-	} else {
-		v.Gateway = gateway
-	}
+	v.Gateway, v.IPv6Gateway = cmp.Or(e.GetGateway(), ep.GetGateway()), ep.GetGateway6()
 	for _, n := range append([]string{s.Name}, append(slices.Clone(asked.GetAliases()), table.ShortID(s.Id), s.Hostname)...) {
 		if n != "" && !slices.Contains(v.DNSNames, n) {
 			v.DNSNames = append(v.DNSNames, n)

@@ -89,7 +89,7 @@ func TestPlain(t *testing.T) {
 func TestSandboxViewWithoutStore(t *testing.T) {
 	v := sandboxView(&weftv1.Sandbox{Id: boxID, Status: "exited", Endpoints: []*weftv1.EndpointSettings{
 		{Requested: &weftv1.Attachment{Network: "web"}},
-		{Requested: &weftv1.Attachment{Network: webID, Ip6: "fd00::7"}, Endpoint: &weftv1.Endpoint{NetworkName: "six", Addresses: []string{"fd00::7/64"}}, Gateway: "fd00::1"},
+		{Requested: &weftv1.Attachment{Network: webID, Ip6: "fd00::7"}, Endpoint: &weftv1.Endpoint{NetworkName: "six", Addresses: []string{"fd00::7/64"}, Gateway6: "fd00::1"}},
 	}})
 	if _, ok := v.NetworkSettings.Networks["web"]; !ok || v.HostConfig.NetworkMode != "web" {
 		t.Errorf("%+v", v)

@@ -1255,6 +1255,7 @@ type Endpoint struct {
 	Static        bool                   `protobuf:"varint,15,opt,name=static,proto3" json:"static,omitempty"`
 	Gateway       string                 `protobuf:"bytes,16,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	VipAliases    []string               `protobuf:"bytes,17,rep,name=vip_aliases,json=vipAliases,proto3" json:"vip_aliases,omitempty"`
+	Gateway6      string                 `protobuf:"bytes,18,opt,name=gateway6,proto3" json:"gateway6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1406,6 +1407,13 @@ func (x *Endpoint) GetVipAliases() []string {
 		return x.VipAliases
 	}
 	return nil
+}
+
+func (x *Endpoint) GetGateway6() string {
+	if x != nil {
+		return x.Gateway6
+	}
+	return ""
 }
 
 // One published or exposed range. Ranges are inclusive; of one port, both ends are the same.
@@ -4508,7 +4516,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12\x12\n" +
 	"\x04live\x18\x04 \x01(\bR\x04live\"\x14\n" +
-	"\x12DisconnectResponse\"\xd9\x03\n" +
+	"\x12DisconnectResponse\"\xf5\x03\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -4531,7 +4539,8 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x06static\x18\x0f \x01(\bR\x06static\x12\x18\n" +
 	"\agateway\x18\x10 \x01(\tR\agateway\x12\x1f\n" +
 	"\vvip_aliases\x18\x11 \x03(\tR\n" +
-	"vipAliases\"\xa5\x01\n" +
+	"vipAliases\x12\x1a\n" +
+	"\bgateway6\x18\x12 \x01(\tR\bgateway6\"\xa5\x01\n" +
 	"\bPortSpec\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1d\n" +
