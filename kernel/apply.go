@@ -184,6 +184,8 @@ func change(ctx context.Context, c *conn, ops []Op) []error {
 		return []error{applyTable(ctx, c, ops[0])}
 	case KindElement:
 		return applyElements(c, ops)
+	case KindGuest:
+		return []error{applyGuest(ctx, c, ops[0])}
 	}
 	return entries(ctx, c, ops)
 }

@@ -17,12 +17,13 @@ type conn struct {
 	route *socket
 	index map[string]int32 // of links, by name; what a link's maker or a dump told
 
-	filter *socket // of nfnetlink; opened when it is needed first
+	filter *socket  // of nfnetlink; opened when it is needed first
+	mine   *portIDs // where nfnetlink's sockets are noted
 }
 
 // newConn opens a socket in the namespace of file, which conn takes over.
-func newConn(file *os.File) (*conn, error) {
-	c := &conn{ns: file, index: map[string]int32{}}
+func newConn(file *os.File, mine *portIDs) (*conn, error) {
+	c := &conn{ns: file, index: map[string]int32{}, mine: mine}
 	var err error
 	if c.route, err = dial(file, unix.NETLINK_ROUTE); err != nil {
 		c.close()

@@ -16,6 +16,7 @@ import (
 type Kernel struct {
 	cfg  Config
 	host string // the file of the host's namespace
+	mine portIDs
 
 	mu     sync.Mutex // guards what follows and every slot's users and gone; never held across I/O
 	slots  map[place]*slot

@@ -39,8 +39,9 @@ func nfText(typ int, s string) *nl.RtAttr { return nl.NewRtAttr(typ, nl.ZeroTerm
 // filters returns the namespace's nfnetlink socket.
 func (c *conn) filters() (*socket, error) {
 	if c.filter == nil {
-		s, err := dial(c.ns, unix.NETLINK_NETFILTER)
-		if err != nil {
+		s := newSocket(c.ns, unix.NETLINK_NETFILTER)
+		s.opened = c.mine.addSocket
+		if err := s.open(); err != nil {
 			return nil, err
 		}
 		c.filter = s

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,9 +18,9 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 	if err != nil {
 		return err
 	}
-	n, err := nftables.New(nftables.WithNetNSFd(int(c.ns.Fd())), nftables.AsLasting())
+	n, err := c.tables()
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
 	defer func() { _ = n.CloseLasting() }()
 	if o.Verb == Del {
@@ -51,6 +52,21 @@ func applyTable(ctx context.Context, c *conn, o Op) error {
 		return fmt.Errorf("replace nftables table: %w", err)
 	}
 	return nil
+}
+
+// tables opens a connection for one transaction.
+func (c *conn) tables() (*nftables.Conn, error) {
+	n, err := nftables.New(nftables.WithNetNSFd(int(c.ns.Fd())), nftables.AsLasting(), nftables.WithSockOptions(func(s *netlink.Conn) error {
+		raw, err := s.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return errors.Join(raw.Control(func(fd uintptr) { err = c.mine.addSocket(int(fd)) }), err)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return n, nil
 }
 
 // ruleComment is what `nft list` shows beside every rule as its comment: a type (0), a length and a string.

@@ -66,7 +66,7 @@ func ownTables(ctx context.Context, s *socket) ([]tableID, error) {
 	var out []tableID
 	for _, m := range msgs {
 		name := attr(m, unix.NFTA_TABLE_NAME)
-		if name == ownTable || strings.HasPrefix(name, ownTable+"-") {
+		if isOwnTable(name) {
 			out = append(out, tableID{m[0], name})
 		}
 	}

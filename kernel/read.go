@@ -102,6 +102,11 @@ func (k *Kernel) readInto(ctx context.Context, c *conn, ns string, out State) (l
 	if err := readSysctls(c, ns, sysctls, out); err != nil {
 		return links, err
 	}
+	if s.host {
+		if err := readGuests(ctx, c, ns, out); err != nil {
+			return links, err
+		}
+	}
 	return links, readTables(ctx, c, ns, out)
 }
 

@@ -91,7 +91,7 @@ func (k *Kernel) open(ns string) (*conn, error) {
 	if err := unix.Fstatfs(int(file.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC { // its namespace went with a reboot
 		return nil, errors.Join(file.Close(), err, fmt.Errorf("%s is no network namespace: %w", ns, os.ErrNotExist))
 	}
-	return newConn(file)
+	return newConn(file, &k.mine)
 }
 
 func (k *Kernel) path(ns string) string {

@@ -29,6 +29,7 @@ type socket struct {
 	fd       int // -1: to be opened
 	seq      uint32
 	buf      []byte
+	opened   func(fd int) error // called with each new one
 }
 
 // message is one request: rtMsg, or nfMsg.
@@ -39,8 +40,12 @@ type message interface {
 
 // dial opens a socket in the namespace of file.
 func dial(ns *os.File, protocol int) (*socket, error) {
-	s := &socket{ns: ns, protocol: protocol, fd: -1, buf: make([]byte, 64<<10)}
+	s := newSocket(ns, protocol)
 	return s, s.open()
+}
+
+func newSocket(ns *os.File, protocol int) *socket {
+	return &socket{ns: ns, protocol: protocol, fd: -1, buf: make([]byte, 64<<10), opened: func(int) error { return nil }}
 }
 
 func (s *socket) open() error {
@@ -61,6 +66,9 @@ func (s *socket) open() error {
 		unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer),
 		unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv),
 	)
+	if err == nil {
+		err = s.opened(s.fd)
+	}
 	if err != nil {
 		s.close()
 		return fmt.Errorf("set a netlink socket up: %w", err)
@@ -253,7 +261,7 @@ func messages(b []byte) iter.Seq2[unix.NlMsghdr, []byte] {
 		for len(b) >= unix.NLMSG_HDRLEN {
 			h := unix.NlMsghdr{
 				Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
-				Seq: binary.NativeEndian.Uint32(b[8:]),
+				Seq: binary.NativeEndian.Uint32(b[8:]), Pid: binary.NativeEndian.Uint32(b[12:]),
 			}
 			if h.Len < unix.NLMSG_HDRLEN || uint64(h.Len) > uint64(len(b)) || !yield(h, b[unix.NLMSG_HDRLEN:h.Len]) {
 				return

@@ -75,7 +75,7 @@ func testConn(t *testing.T) *conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newConn(f)
+	c, err := newConn(f, new(portIDs))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestADumpWhileThingsChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newConn(f)
+	other, err := newConn(f, new(portIDs))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@
 //	Conf     never something to delete: it goes with its link
 //	Table    its name is weft, or begins with weft-
 //	Element  it is in a set of one of weft's tables
+//	Guest    it is a rule in a chain that others offer, with weft's comment
 package kernel
 
 import (
@@ -52,6 +53,7 @@ const (
 	KindFDB
 	KindTable
 	KindElement
+	KindGuest
 )
 
 // Key is what the kernel itself treats as unique.
@@ -224,7 +226,7 @@ func (p Peer) String() string { return fmt.Sprintf("%s %s in %s", p.Name, p.MAC,
 func (o Object) String() string { return o.Key.String() + " " + o.Spec.String() }
 
 func (k Key) String() string {
-	name := [...]string{"netns", "sysctl", "bridge", "vxlan", "veth", "conf", "addr", "route", "rule", "neigh", "fdb", "table", "element"}[k.Kind]
+	name := [...]string{"netns", "sysctl", "bridge", "vxlan", "veth", "conf", "addr", "route", "rule", "neigh", "fdb", "table", "element", "guest"}[k.Kind]
 	out := name + " " + cmp.Or(k.NS, "host")
 	if k.Link != "" {
 		out += " " + k.Link
