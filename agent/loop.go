@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"weft/bridge"
@@ -48,6 +49,7 @@ type loopConfig struct {
 	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
 
 	published func(*record.Snapshot) []bridge.Published
+	watch     func(context.Context, chan<- []kernel.Change) error // nil: nobody else is there
 }
 
 // hostPart owns the objects that all networks share.
@@ -99,20 +101,23 @@ func (l *loop) do(ctx context.Context, n record.NetworkID, ep record.EndpointID)
 
 // run is the one goroutine that decides. It ends with ctx, after the lane has.
 func (l *loop) run(ctx context.Context) {
-	laneEnd := make(chan struct{})
-	go func() {
-		defer close(laneEnd)
-		l.lane.run(ctx)
-	}()
+	var others sync.WaitGroup
+	changes := make(chan []kernel.Change)
+	others.Go(func() { l.lane.run(ctx) })
+	if l.watch != nil {
+		others.Go(func() { l.listen(ctx, changes) })
+	}
 	resync, retry := l.clock.After(resyncEvery), l.clock.After(0)
 	for {
 		var rs []request
 		select {
 		case <-ctx.Done():
-			<-laneEnd
+			others.Wait()
 			return
 		case <-resync:
 			l.fresh, resync = false, l.clock.After(resyncEvery)
+		case cs := <-changes:
+			l.fresh = l.fresh && !l.lost(cs)
 		case <-retry:
 		case <-l.sight.global.Wake():
 		case <-l.sight.local.Wake():

@@ -36,6 +36,7 @@ type site struct {
 	follower *follow.Follower
 	own      *follow.Follower // of this host's own networks
 	*loop
+	changes chan []kernel.Change // what others do in the host
 
 	mu     sync.Mutex // guards what follows
 	boxes  map[record.SandboxID]*record.Sandbox
@@ -48,7 +49,7 @@ type site struct {
 func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbox) *site {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	s := &site{t: t, kernel: k, client: w.Client(), boxes: boxMap(bs...), begin: true}
+	s := &site{t: t, kernel: k, client: w.Client(), boxes: boxMap(bs...), begin: true, changes: make(chan []kernel.Change)}
 	s.follower = follow.New(follow.Config{Store: s.client, Log: log})
 	s.disk = memory.New().Client()
 	s.own = follow.New(follow.Config{Store: s.disk, Log: log})
@@ -74,6 +75,16 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return presences(self, 1, s.boxes, func(id record.SandboxID) string { return "/ns/" + string(id) })
+		},
+		watch: func(ctx context.Context, out chan<- []kernel.Change) error {
+			for {
+				select {
+				case c := <-s.changes:
+					out <- c
+				case <-ctx.Done():
+					return nil
+				}
+			}
 		},
 		published: func(p *record.Snapshot) []bridge.Published {
 			s.mu.Lock()

@@ -39,6 +39,9 @@ func RenderHost(h Host) kernel.State {
 	r.add(kernel.KindSysctl, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
 	r.add(kernel.KindTable, hostTable, "", hostRules(h.VXLANPort))
 	r.add(kernel.KindTable, portTable, "", portRules())
+	for _, family := range []string{"ip", "ip6"} { // where Docker's chains would drop what these tables let pass
+		r.add(kernel.KindGuest, family+" filter DOCKER-USER", kernel.GuestName, kernel.Guest{Mark: Passed})
+	}
 	var natted []netip.Prefix
 	for _, n := range h.Overlays {
 		if !n.Internal {

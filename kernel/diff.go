@@ -22,7 +22,7 @@ func Diff(want, have State) []Op {
 		switch {
 		case wanted && h.Holds != "" && h.Holds != w.Holds:
 			first = append(first, Op{Del, h}) // two links may swap what they hold
-		case wanted || k.Kind == KindSysctl || k.Kind == KindConf:
+		case wanted || k.Kind == KindSysctl || k.Kind == KindConf || h.Spec == Spec(vacant{}):
 		case h.Holds != "" && taken[h.Holds], isLink(k.Kind) && named, h.Spec == Spec(Element{Type: SetPrefix}), h.Spec == Spec(Element{Type: SetPrefix6}):
 			first = append(first, Op{Del, h}) // a prefix may overlap those that come
 		default:

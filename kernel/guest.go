@@ -16,9 +16,15 @@ import (
 
 // Guest is a rule of weft's in another's chain, which is there for such: it lets pass what has the bit Mark in its packet mark, that is, what
 // weft's own rules have let pass. An accept in weft's tables cannot undo another's drop. Key.Link is "family table chain", one of guestChains;
-// Key.Dst is GuestName. It is weft's own by its comment. Where the chain is not there, there is nothing to do, and a put succeeds: its coming is
-// a change that Watch tells. The rule is written as the iptables program writes and reads it.
+// Key.Dst is GuestName. It is weft's own by its comment. Where the chain is not there, there is nothing to do, and a put succeeds: Read
+// says so by a stand-in that is as good as the rule and never deleted, and its coming is a change that Watch tells. The rule is written as the iptables program writes and reads it.
 type Guest struct{ Mark uint32 }
+
+// vacant stands for a rule whose chain is not there.
+type vacant struct{}
+
+func (vacant) Equal(Spec) bool { return true }
+func (vacant) String() string  { return "no place" }
 
 // GuestName is the Key.Dst of guests.
 const GuestName = "weft"
@@ -134,9 +140,12 @@ func readGuests(ctx context.Context, c *conn, ns string, out State) error {
 		return err
 	}
 	for link := range guestChains {
-		rules, _, err := guestRules(ctx, s, link)
+		rules, there, err := guestRules(ctx, s, link)
 		if err != nil {
 			return err
+		}
+		if !there {
+			out.Add(Object{Key: Key{Kind: KindGuest, NS: ns, Link: link, Dst: GuestName}, Spec: vacant{}})
 		}
 		for i, r := range rules {
 			o := Object{Key: Key{Kind: KindGuest, NS: ns, Link: link, Dst: GuestName}, Spec: Guest{Mark: r.mark}}
