@@ -176,6 +176,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.global.publisher.run)
 	run(a.local.publisher.run)
 	run(a.loop.run)
+	run(a.keepLinks)
 	run(a.mover.run)
 	run(a.keepPicture)
 	run(a.watchStale)

@@ -94,9 +94,11 @@ func TestTheKernelBalancesOverTheMembersThatAnswer(t *testing.T) {
 		// When a host falls silent, which is no change of any record of the network, its members are out with the next look
 		s.silence(other, true)
 		must(s.do(t.Context(), back, ""))
+		pass(time.Millisecond)
 		expect("a silent host", "balance 10.1.0.254 to [10.1.0.2];", "/ns/5ba", "/ns/5bc")
 		s.silence(other, false)
 		must(s.do(t.Context(), back, ""))
+		pass(time.Millisecond)
 		expect("it is back", "balance 10.1.0.254 to [10.1.0.2 10.1.0.8];", "/ns/5ba", "/ns/5bc")
 
 		// When the member elsewhere stops

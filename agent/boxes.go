@@ -21,6 +21,8 @@ type boxes struct {
 	all   map[record.SandboxID]*record.Sandbox
 	names map[string]record.SandboxID // folded; also of sandboxes being made
 	locks map[record.SandboxID]*boxLock
+
+	changed broadcast // when all is another one
 }
 
 // boxLock makes the changes of one sandbox follow each other. It is held across I/O: it is the sandbox's own turn-taking, and no one
@@ -133,6 +135,7 @@ func (b *boxes) show(s *record.Sandbox) {
 	b.all = maps.Clone(b.all)
 	b.all[s.ID] = s
 	b.names[record.Fold(s.Name)] = s.ID
+	b.changed.signal()
 }
 
 func (b *boxes) remove(ctx context.Context, s *record.Sandbox, releases ...journal.Release) error {
@@ -143,6 +146,7 @@ func (b *boxes) remove(ctx context.Context, s *record.Sandbox, releases ...journ
 	defer b.mu.Unlock()
 	b.all = maps.Clone(b.all)
 	delete(b.all, s.ID)
+	b.changed.signal()
 	if b.names[record.Fold(s.Name)] == s.ID {
 		delete(b.names, record.Fold(s.Name))
 	}

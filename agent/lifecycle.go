@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -76,7 +77,7 @@ func checkMode(s *record.Sandbox, as []api.AttachmentRequest) error {
 // attachment checks what a sandbox asks of one network.
 func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentRequest) (*record.Network, record.Attachment, error) {
 	at := record.Attachment{
-		Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
+		DriverOpts: r.DriverOpts, GwPriority: r.GwPriority,
 	}
 	n, err := a.joinable(ctx, r)
 	if err != nil {
@@ -89,12 +90,8 @@ func (a *Agent) attachment(ctx context.Context, name string, r api.AttachmentReq
 	if err := askFor(n, r, &at); err != nil {
 		return nil, at, err
 	}
-	for _, l := range r.Links {
-		if l.Target == "" || l.Target == name {
-			return nil, at, api.Refuse(api.Invalid, "invalid link %q: it must name another sandbox", l.Target+":"+l.Alias)
-		}
-	}
-	return n, at, nil
+	at.Links, err = a.checkLinks(name, n, r.Links)
+	return n, at, err
 }
 
 // StartSandbox starts a sandbox that does not run.
@@ -128,7 +125,10 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 		s.Restarts, s.Stopped, s.Again = 0, false, false
 	}
 	first := s.Status == record.SandboxCreated
-	s, err := a.bringUp(ctx, s, detached)
+	err := a.linksRun(s)
+	if err == nil {
+		s, err = a.bringUp(ctx, s, detached)
+	}
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 		defer cancel()
@@ -166,7 +166,7 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	if err := a.serveNames(ctx, now); err != nil {
 		return nil, err
 	}
-	if err := a.runner.Start(ctx, string(s.ID), spec(now, detached)); err != nil {
+	if err := a.runner.Start(ctx, string(s.ID), a.spec(now, detached)); err != nil {
 		return nil, err
 	}
 	now, _ = a.boxes.get(s.ID)
@@ -399,10 +399,10 @@ func (a *Agent) removeEnded(ctx context.Context) {
 }
 
 // spec is what the supervisor needs to run the sandbox's process.
-func spec(s *record.Sandbox, detached bool) sandbox.Spec {
+func (a *Agent) spec(s *record.Sandbox, detached bool) sandbox.Spec {
 	return sandbox.Spec{
-		Hostname: s.Hostname, Command: s.Command, Env: s.Env, User: s.User, Workdir: s.Workdir, TTY: s.TTY, Stdin: s.Stdin,
-		Hosts: hostsFile(s), Resolv: resolvFile(s), HostNetwork: s.NetworkMode == "host",
+		Hostname: s.Hostname, Command: s.Command, Env: slices.Concat(linkEnv(s, a.legacyLinks(s)), s.Env), User: s.User, Workdir: s.Workdir, TTY: s.TTY, Stdin: s.Stdin,
+		Hosts: a.hostsFile(s), Resolv: a.resolvFile(s), HostNetwork: s.NetworkMode == "host",
 		Detached: detached,
 	}
 }

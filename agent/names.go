@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -38,19 +39,26 @@ func (a *Agent) usable(ep *record.Endpoint) bool {
 func (a *Agent) resolver(s *record.Sandbox) dnssvc.Sandbox {
 	out := dnssvc.Sandbox{ID: string(s.ID), Netns: a.runner.NetnsPath(string(s.ID)), Servers: s.DNS, Internal: true}
 	for _, at := range s.Attachments {
-		out.Networks = append(out.Networks, dnssvc.Network{ID: at.Network, Links: at.Links})
+		if !a.isDefaultNet(at.Network) { // there are no names in that
+			out.Networks = append(out.Networks, dnssvc.Network{ID: at.Network, Links: at.Links})
+		}
 		out.Internal = out.Internal && at.NoGateway
 	}
 	return out
 }
 
-// serveNames opens or updates the sandbox's resolver, and its /etc/hosts.
+// serveNames opens or updates the sandbox's resolver, its /etc/hosts and its /etc/resolv.conf.
 func (a *Agent) serveNames(ctx context.Context, s *record.Sandbox) error {
 	if s == nil || !s.Up || s.NetworkMode != "" {
 		return nil
 	}
-	if err := a.runner.SetHosts(string(s.ID), hostsFile(s)); err != nil {
+	id := string(s.ID)
+	if err := errors.Join(a.runner.SetHosts(id, a.hostsFile(s)), a.runner.SetResolv(id, a.resolvFile(s))); err != nil {
 		return err
+	}
+	if !a.hasNames(s) {
+		a.dns.Remove(id)
+		return nil
 	}
 	return a.dns.Set(ctx, a.resolver(s))
 }
@@ -79,7 +87,7 @@ func (a *Agent) reopen(ctx context.Context, id record.SandboxID) error {
 }
 
 // hostsFile is the sandbox's /etc/hosts.
-func hostsFile(s *record.Sandbox) string {
+func (a *Agent) hostsFile(s *record.Sandbox) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	for _, at := range s.Attachments {
@@ -87,24 +95,11 @@ func hostsFile(s *record.Sandbox) string {
 			fmt.Fprintf(&b, "%s\t%s\n", a, s.Hostname)
 		}
 	}
+	b.WriteString(hostsLines(a.legacyLinks(s)))
 	for _, h := range s.ExtraHosts {
 		if name, ip, ok := strings.Cut(h, ":"); ok {
 			fmt.Fprintf(&b, "%s\t%s\n", ip, name)
 		}
 	}
-	return b.String()
-}
-
-// resolvFile is the sandbox's /etc/resolv.conf; empty leaves the host's, as for a sandbox in the host's network.
-func resolvFile(s *record.Sandbox) string {
-	if s.NetworkMode != "" {
-		return ""
-	}
-	var b strings.Builder
-	b.WriteString("nameserver 127.0.0.11\n")
-	if len(s.DNSSearch) > 0 {
-		b.WriteString("search " + strings.Join(s.DNSSearch, " ") + "\n")
-	}
-	b.WriteString("options " + strings.Join(append([]string{"ndots:0"}, s.DNSOptions...), " ") + "\n")
 	return b.String()
 }

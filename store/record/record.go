@@ -144,6 +144,8 @@ type Liveness struct {
 type Link struct {
 	Target string `json:"target"`
 	Alias  string `json:"alias"`
+	// Sandbox is the target itself, of a link on the default network: there it must exist, and stays the target whatever it is called later.
+	Sandbox SandboxID `json:"sandbox,omitempty"`
 }
 
 // Endpoint is net/<network>/ep/<id>: one interface of one sandbox in one network.
