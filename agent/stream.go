@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"syscall"
 
 	"weft/agent/api"
@@ -86,7 +87,7 @@ func (a *Agent) Exec(ctx context.Context, r api.ExecRequest) (api.Stream, error)
 		return nil, err
 	}
 	st, err := a.runner.Exec(ctx, string(s.ID), sandbox.Spec{
-		Command: r.Command, Env: append(append([]string(nil), s.Env...), r.Env...), User: r.User, Workdir: r.Workdir, TTY: r.TTY, Stdin: r.Stdin,
+		Command: r.Command, Env: slices.Concat(linkEnv(s, a.legacyLinks(s)), s.Env, r.Env), User: r.User, Workdir: r.Workdir, TTY: r.TTY, Stdin: r.Stdin,
 		Hostname: s.Hostname,
 	})
 	if err != nil {
