@@ -82,9 +82,9 @@ func checkIfName(s string) error {
 }
 
 // nameInterface gives an attachment's interface the lowest free name, unless one was asked for, which no other of the sandbox's may have.
-func nameInterface(s *record.Sandbox, at *record.Attachment) error {
+func nameInterface(s *record.Sandbox, n *record.Network, at *record.Attachment) error {
 	if at.IfName == "" {
-		at.IfName = freeIfName(s)
+		at.IfName = freeIfName(s, n)
 	}
 	for _, o := range s.Attachments {
 		if o.IfName == at.IfName && o.Network != at.Network {

@@ -66,12 +66,12 @@ func TestInterfacesHaveNamesOfTheirOwn(t *testing.T) {
 	s.Attachments[0].IfName, s.Attachments[1].IfName = "eth0", "lan0"
 	for name, want := range map[string]string{"": "eth1", "wan0": "wan0", "lan0": "!"} {
 		at := record.Attachment{Network: "net3", IfName: name}
-		if err := nameInterface(s, &at); (err != nil) != (want == "!") || err == nil && at.IfName != want {
+		if err := nameInterface(s, network(front, "10.1.0.0/24"), &at); (err != nil) != (want == "!") || err == nil && at.IfName != want {
 			t.Errorf("%q: %q, %v", name, at.IfName, err)
 		}
 	}
 	again := record.Attachment{Network: back, IfName: "lan0"}
-	if err := nameInterface(s, &again); err != nil {
+	if err := nameInterface(s, network(front, "10.1.0.0/24"), &again); err != nil {
 		t.Errorf("its own name again: %v", err)
 	}
 }

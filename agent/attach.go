@@ -104,7 +104,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	defer settle()
 	want.Intent = true
 	want.NoGateway = n.Internal
-	if err := nameInterface(s, &want); err != nil {
+	if err := nameInterface(s, n, &want); err != nil {
 		return err
 	}
 	next := edited(s)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"weft/agent/api"
 	"weft/agent/journal"
+	"weft/agent/registry"
 	"weft/store/record"
 )
 
@@ -208,10 +210,11 @@ func dropAttachment(s *record.Sandbox, id record.NetworkID) {
 	s.Attachments = slices.DeleteFunc(s.Attachments, func(a record.Attachment) bool { return a.Network == id })
 }
 
-// freeIfName returns the lowest eth<N> that no attachment has.
-func freeIfName(s *record.Sandbox) string {
+// freeIfName returns the name of an interface in a network that no attachment has: eth and the lowest number, or what the network has for eth.
+func freeIfName(s *record.Sandbox, of *record.Network) string {
+	prefix := cmp.Or(of.Options[registry.OptIfPrefix], "eth")
 	for n := 0; ; n++ {
-		name := fmt.Sprintf("eth%d", n)
+		name := fmt.Sprintf("%s%d", prefix, n)
 		if !slices.ContainsFunc(s.Attachments, func(a record.Attachment) bool { return a.IfName == name }) {
 			return name
 		}

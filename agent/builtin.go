@@ -91,3 +91,17 @@ func (a *Agent) joinable(ctx context.Context, r api.AttachmentRequest) (*record.
 	}
 	return n, nil
 }
+
+// leaveBuiltin says why a sandbox cannot leave a network that is none.
+func (a *Agent) leaveBuiltin(n *record.Network, target string) error {
+	s, err := a.boxes.find(target)
+	switch {
+	case err != nil:
+		return err
+	case s.NetworkMode != n.Name:
+		return api.Refuse(api.InUse, "container %s is not connected to network %s", target, n.Name)
+	case n.Name == "host":
+		return api.Refuse(api.Invalid, "container cannot be disconnected from host network or connected to host network")
+	}
+	return api.Refuse(api.Unsupported, "sandbox %s was made without a network for good (--network none): make it again with --network NAME", s.Name)
+}

@@ -49,7 +49,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, s *record.Sandbox, as []api.A
 		if _, twice := s.Attachment(n.ID); twice {
 			return nil, api.Refuse(api.Exists, "network %s is given twice", n.Name)
 		}
-		if err := nameInterface(s, &at); err != nil {
+		if err := nameInterface(s, n, &at); err != nil {
 			return nil, err
 		}
 		setAttachment(s, at)

@@ -184,7 +184,7 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 		return "", api.Refuse(api.Exists, "endpoint with name %s already exists in network %s", s.Name, n.Name)
 	}
 	if !s.Up {
-		if err := nameInterface(s, &at); err != nil {
+		if err := nameInterface(s, n, &at); err != nil {
 			return "", err
 		}
 		next := edited(s)
@@ -203,6 +203,9 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 func (a *Agent) Disconnect(ctx context.Context, ref, target string, how api.Disconnection) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if n := findBuiltin(ref); n != nil {
+		return a.leaveBuiltin(n, target)
+	}
 	n, err := a.network(ctx, ref)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ func (k *Kernel) Routes() ([]HostRoute, error) {
 		for _, r := range all {
 			name := links.byIndex[r.oif].name
 			a := r.dst.Addr()
-			if isOwnLink(links.byIndex[r.oif]) { // a local network's, which the agent knows of
+			if links.byIndex[r.oif].madeHere() { // a local network's, which the agent knows of
 				continue
 			}
 			if !r.main() || r.dst.Bits() == 0 || r.protocol == Proto || r.typ != unix.RTN_UNICAST || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || strings.HasPrefix(name, "weft") {

@@ -3,11 +3,7 @@ package kernel
 import (
 	"cmp"
 	"context"
-	"strings"
 )
-
-// OwnAlias begins the alias of a bridge that weft has made in the host's namespace: "weft " and the network's ID. Such a bridge may have any name.
-const OwnAlias = "weft "
 
 // HostLink is an interface of the host.
 type HostLink struct {
@@ -24,14 +20,9 @@ func (k *Kernel) HostLink(name string) (l HostLink, ok bool, err error) {
 		}
 		var i linkInfo
 		if i, ok = links.byName[name]; ok {
-			l = HostLink{Kind: cmp.Or(i.kind, "physical"), Ours: isOwnLink(i)}
+			l = HostLink{Kind: cmp.Or(i.kind, "physical"), Ours: i.madeHere()}
 		}
 		return nil
 	})
 	return l, ok, err
-}
-
-// isOwnLink tells a link of the host that weft has made from others': bridges by their alias, uplinks by their name.
-func isOwnLink(l linkInfo) bool {
-	return strings.HasPrefix(l.alias, OwnAlias) || l.kind == "veth" && strings.HasPrefix(l.name, "weft")
 }
