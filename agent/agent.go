@@ -54,6 +54,7 @@ type Agent struct {
 	restarter *restarter
 	addresses *addresses
 	uses      *uses
+	leases    *leases
 	loop      *loop
 	losses    losses
 
@@ -146,6 +147,9 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.wire(id); err != nil {
 		return err
 	}
+	if err := a.openLeases(ctx); err != nil {
+		return err
+	}
 	a.reopenNames(ctx) // before anyone is told that the agent is there
 	a.log.Info("weftd is up", "version", about.Version, "host", id.Host, "store", a.storeName(), "vtep", a.underlay.vtep.String())
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd is no error
@@ -175,6 +179,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.member.run)
 	run(a.global.publisher.run)
 	run(a.local.publisher.run)
+	run(a.leases.run)
 	run(a.loop.run)
 	run(a.keepLinks)
 	run(a.mover.run)

@@ -97,7 +97,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	if err := a.free(n, net, s, want); err != nil {
 		return err
 	}
-	settle, err := a.addresses.assign(n, net, s.Name, &want, t)
+	settle, err := a.leaseOrAssign(ctx, n, net, s.Name, &want, t)
 	if err != nil {
 		return err
 	}
@@ -239,6 +239,7 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 		a.boxes.show(back)
 	}
 	a.scopeOf(n.ID).publisher.kick()
+	a.leases.kick()
 	return errors.Join(err, a.letGo(ctx, n.ID))
 }
 
@@ -249,6 +250,7 @@ func (a *Agent) detach(ctx context.Context, s *record.Sandbox, id record.Network
 	}
 	err := a.leave(ctx, s, id)
 	a.scopeOf(id).publisher.flush(ctx)
+	a.leases.flush(ctx)
 	return err
 }
 

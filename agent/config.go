@@ -30,6 +30,7 @@ type Config struct {
 	VXLANPort      uint16
 	EmbeddedListen string // ADDRESS:PORT; "": loopback
 	HostName       string // "": the machine's
+	PluginDir      string // where IPAM plugins are looked for before Docker's directories; "": only there
 	LogLevel       string
 	AddrPools      []record.AddrPool
 	StaleGrace     time.Duration // how long a host must have been lost before another may have the names of its endpoints

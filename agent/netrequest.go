@@ -22,8 +22,6 @@ func checkNetworkRequest(r *api.NetworkRequest) error {
 		return api.Refuse(api.Invalid, "could not resolve driver %q: weft has bridge and overlay", r.Spec.Driver)
 	case r.Ingress:
 		return api.Refuse(api.Unsupported, "--ingress: this node is not in swarm mode; weft has no ingress network: publish the ports of the sandboxes instead (weft run -p), on each host that is to take connections")
-	case r.IPAMDriver != "" && r.IPAMDriver != "default":
-		return api.Refuse(api.Unsupported, "could not resolve IPAM driver %q: weft has default", r.IPAMDriver)
 	}
 	if err := checkConfigRequest(r); err != nil {
 		return err

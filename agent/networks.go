@@ -30,6 +30,16 @@ func (a *Agent) CreateNetwork(ctx context.Context, r api.NetworkRequest) (record
 	if err := a.copyConfig(&r); err != nil {
 		return "", nil, err
 	}
+	done, err := a.withPools(ctx, &r)
+	if err != nil {
+		return "", nil, err
+	}
+	id, warnings, err := a.createNetwork(ctx, r)
+	done(err)
+	return id, warnings, err
+}
+
+func (a *Agent) createNetwork(ctx context.Context, r api.NetworkRequest) (record.NetworkID, []string, error) {
 	if r.Spec.Driver == bridgeDriver || r.ConfigOnly {
 		create := a.createLocal
 		if r.ConfigOnly {
@@ -120,15 +130,25 @@ func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network,
 	if err := a.configUsers(n); err != nil {
 		return nil, err
 	}
-	sc := a.scopeOf(n.ID)
-	if sc == a.local {
-		return n, a.dropLocal(ctx, n.ID)
-	}
-	as, err := sc.claim(ctx)
+	done, err := a.leases.leaving(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	return n, a.removeFrom(ctx, sc, as, n.ID)
+	err = a.removeNetwork(ctx, n)
+	done(err)
+	return n, err
+}
+
+func (a *Agent) removeNetwork(ctx context.Context, n *record.Network) error {
+	sc := a.scopeOf(n.ID)
+	if sc == a.local {
+		return a.dropLocal(ctx, n.ID)
+	}
+	as, err := sc.claim(ctx)
+	if err != nil {
+		return err
+	}
+	return a.removeFrom(ctx, sc, as, n.ID)
 }
 
 // removeFrom takes a network's record out of its scope.

@@ -122,6 +122,7 @@ func (a *Agent) wireLocal() {
 
 // flush lets the stores hear of what has become of a sandbox.
 func (a *Agent) flush(ctx context.Context, s *record.Sandbox) {
+	defer a.leases.flush(ctx)
 	for _, sc := range []*scope{a.local, a.global} {
 		for _, at := range s.Attachments {
 			if a.scopeOf(at.Network) == sc {

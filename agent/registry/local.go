@@ -75,7 +75,7 @@ func (r *Registry) localMTU() int {
 func (r *Registry) configuration(spec NetworkSpec, p plan, id record.NetworkID) *record.Network {
 	n := &record.Network{
 		ID: id, Name: spec.Name, Driver: spec.driver(), Scope: "local", Created: r.created(nil), ConfigOnly: true, IPv6: spec.IPv6, MTU: p.mtu,
-		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, State: record.Active,
+		Options: spec.Options, Labels: spec.Labels, IPAMOpts: spec.IPAMOpts, IPAMDriver: spec.IPAMDriver, State: record.Active,
 	}
 	for _, x := range p.pools {
 		pool := record.Pool{Subnet: x.Subnet, IPRange: x.Range, Aux: x.Aux}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ func (r *Registry) CreateNetwork(ctx context.Context, as Actor, spec NetworkSpec
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	id := record.NetworkID(NewID())
+	id := cmp.Or(spec.ID, record.NetworkID(NewID()))
 	if spec.Given != nil {
 		id = spec.Given.ID
 	}

@@ -30,7 +30,8 @@ type NetworkSpec struct {
 	Given    *Given // nil: weft chooses
 	Builtin  bool   // it is the default network that an agent makes for itself
 
-	ConfigOnly bool // settings for other networks, of any driver
+	ConfigOnly bool             // settings for other networks, of any driver
+	ID         record.NetworkID // chosen before; "" for one of the registry's
 	Attachable bool
 	IPAMDriver string        // the plugin that has chosen Pools; "" is weft itself
 	Pools      []record.Pool // in place of Subnets, Gateways, IPRanges and Aux

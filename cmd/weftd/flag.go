@@ -32,6 +32,7 @@ type flags struct {
 	embedded  string
 	addrPools []string
 	logLevel  string
+	pluginDir string
 	hostname  string
 	grace     time.Duration
 }
@@ -99,13 +100,14 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
 	fs.DurationVar(&f.grace, "stale-grace", 5*time.Minute, "how long a host must have been lost before a sandbox elsewhere gets the name that one of its endpoints has")
 	fs.StringVar(&f.hostname, "name", "", "this host's name in the cluster (default: its host name)")
+	fs.StringVar(&f.pluginDir, "plugin-dir", "", "where IPAM plugins (NAME.sock, NAME.spec, NAME.json) are looked for before Docker's directories")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
 func (f *flags) agentConfig() (agent.Config, error) {
 	cfg := agent.Config{
 		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
-		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace, PluginDir: f.pluginDir,
 	}
 	var err error
 	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {
