@@ -16,7 +16,7 @@ import (
 
 func (c *cli) portCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "port SANDBOX [PRIVATE_PORT[/PROTO]]", Short: "List the published ports of a sandbox, or one of them", Args: cobra.RangeArgs(1, 2),
+		Use: "port SANDBOX [PRIVATE_PORT[/PROTO]]", Short: "List the published ports of a sandbox, or one of them", Args: between(1, 2),
 		Example: `  weft port web
   weft port web 80/tcp`,
 		ValidArgsFunction: c.completeSandboxes(1, false),

@@ -152,6 +152,15 @@ func atLeast(n int) cobra.PositionalArgs {
 	}
 }
 
+func between(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if least <= len(args) && len(args) <= most {
+			return nil
+		}
+		return usage(cmd, codeFailure, "%q requires at least %d and at most %d %s.", cmd.CommandPath(), least, most, plural("argument", most))
+	}
+}
+
 func plural(word string, n int) string {
 	if n == 1 {
 		return word
