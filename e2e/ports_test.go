@@ -103,7 +103,8 @@ func TestPublishedPortsOfABridge(t *testing.T) {
 	eventually(t, settle, func() error { return outside.reached(h.at("8080"), c.lab.Outside().Addr.String()) })
 	c.all(
 		own.reached("127.0.0.1:8080", ""), own.reached(h.at("8080"), h.Addr.String()), own.reached("[::1]:8080", ""),
-		b.caller().reached(h.at("8080"), ""), a.caller().reached(h.at("8080"), ""), o.caller().reached(h.at("8080"), ""),
+		b.caller().reached(h.at("8080"), ""), a.caller().reached(h.at("8080"), ""), o.caller().reached(h.at("8080"), o.addr("other")),
+		o.caller().reached(b.gateway("web")+":8080", o.addr("other")),
 	)
 	// At one address only.
 	c.all(own.reached("127.0.0.1:8081", ""), own.shut(h.at("8081")), outside.shut(h.at("8081")), o.caller().shut(h.at("8081")))
@@ -111,6 +112,9 @@ func TestPublishedPortsOfABridge(t *testing.T) {
 	// Datagrams.
 	c.all(own.asks("127.0.0.1:9000", soon), own.asks(h.at("9000"), soon), outside.asks(h.at("9000"), soon), b.caller().asks(h.at("9000"), soon),
 		a.caller().asks(h.at("9000"), soon), o.caller().asks(h.at("9000"), soon))
+
+	// Networks are as far from each other as they were.
+	c.all(o.blind(a.addr("web")))
 
 	lines := strings.Split(h.weft("port", "a"), "\n")
 	for _, want := range []string{"7/tcp -> 0.0.0.0:8080", "7/tcp -> [::]:8080", "7/tcp -> 127.0.0.1:8081", "7/tcp -> " + h.at("8082"), "7/udp -> 0.0.0.0:9000", "7/udp -> [::]:9000"} {
@@ -128,6 +132,12 @@ func TestPublishedPortsOfABridge(t *testing.T) {
 	if got := h.weft("ps", "--format", "{{.Ports}}", "-f", "name=a"); !strings.Contains(got, "99/tcp") || !strings.Contains(got, "0.0.0.0:8080->7/tcp") {
 		t.Errorf("weft ps shows %q", got)
 	}
+}
+
+// gateway is the address of a network's gateway.
+func (b *box) gateway(network string) string {
+	b.h.c.t.Helper()
+	return b.view().NetworkSettings.Networks[network].Gateway
 }
 
 // What cannot be had is said in Docker's words, and nothing is left of it.
