@@ -179,9 +179,13 @@ func TestWatchTellsWhatOthersChange(t *testing.T) {
 	run(t, ns, "iptables-nft", "-F")
 	changed(t, changes, key(kernel.KindGuest, "ip filter DOCKER-USER"))
 	run(t, ns, "ip", "route", "del", "10.12.0.0/24")
-	changed(t, changes, func(c kernel.Change) bool { return c.Key == kernel.Key{Kind: kernel.KindRoute, Link: "br-mine", Dst: "10.12.0.0/24"} })
+	changed(t, changes, func(c kernel.Change) bool {
+		return c.Key == kernel.Key{Kind: kernel.KindRoute, Link: "br-mine", Dst: "10.12.0.0/24"}
+	})
 	run(t, ns, "ip", "addr", "del", "10.11.0.1/24", "dev", "br-mine")
-	changed(t, changes, func(c kernel.Change) bool { return c.Key == kernel.Key{Kind: kernel.KindAddr, Link: "br-mine", Dst: "10.11.0.1/24"} })
+	changed(t, changes, func(c kernel.Change) bool {
+		return c.Key == kernel.Key{Kind: kernel.KindAddr, Link: "br-mine", Dst: "10.11.0.1/24"}
+	})
 	run(t, ns, "ip", "link", "set", "br-mine", "down")
 	changed(t, changes, key(kernel.KindVeth, "br-mine"))
 	run(t, ns, "ip", "link", "delete", "br-mine")
