@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"kernel/fake":             {"kernel"},
 	"kernel/netnstest":        {"kernel"},
 	"port":                    {"store/record", "kernel"},
+	"firewalld":               {},
 	"bridge":                  {"store/record", "kernel", "port"},
 	"overlay":                 {"store/record", "kernel", "port"},
 	"dnssvc":                  {"store/record"},

@@ -19,6 +19,7 @@ import (
 	"weft/agent/sandbox"
 	"weft/bridge"
 	"weft/dnssvc"
+	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
 	"weft/store"
@@ -39,7 +40,8 @@ type Agent struct {
 	relay     *relay.Relay
 	placed    atomic.Pointer[place]
 	mover     *mover
-	migrating chan struct{} // size 1: held by the call that moves the records
+	migrating chan struct{}     // size 1: held by the call that moves the records
+	firewall  *firewalld.Keeper // beside the loop
 	kernel    *kernel.Kernel
 	nextPort  nextPort
 	runner    *sandbox.Host
@@ -182,6 +184,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.leases.run)
 	run(a.loop.run)
 	run(a.keepLinks)
+	run(a.firewall.Run)
 	run(a.mover.run)
 	run(a.keepPicture)
 	run(a.watchStale)

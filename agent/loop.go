@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/bridge"
+	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
 	"weft/store/follow"
@@ -50,6 +51,7 @@ type loopConfig struct {
 
 	published func(*record.Snapshot) []bridge.Published
 	watch     func(context.Context, chan<- []kernel.Change) error // nil: nobody else is there
+	firewall  *firewalld.Keeper                                   // nil: nobody else is there
 }
 
 // hostPart owns the objects that all networks share.
@@ -117,6 +119,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-resync:
 			l.fresh, resync = false, l.clock.After(resyncEvery)
 		case cs := <-changes:
+			l.neighbours(cs)
 			l.fresh = l.fresh && !l.lost(cs)
 		case <-retry:
 		case <-l.sight.global.Wake():
@@ -261,6 +264,9 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 		return l.fail(id, err)
 	}
 	delete(l.failed, id)
+	if id == hostPart && l.firewall != nil {
+		l.firewall.Keep(bridge.Links(want))
+	}
 	if !part && len(want) == 0 { // what no difference deletes (sysctls) has gone with its namespace
 		delete(l.have, id)
 		delete(l.shown, id)

@@ -176,9 +176,10 @@ func (a *Agent) wire(id journal.Identity) error {
 			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
 		})
 	}
+	a.firewall = a.newFirewalld()
 	a.loop = newLoop(loopConfig{
 		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,
-		watch: a.kernel.Watch,
+		watch: a.kernel.Watch, firewall: a.firewall,
 	})
 	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)

@@ -144,7 +144,7 @@ func (a *Agent) notes() []string {
 	for k, err := range a.picture().Corrupt() {
 		out = append(out, "corrupt record "+k.String()+": "+err.Error())
 	}
-	return append(out, a.trouble()...)
+	return append(append(out, a.trouble()...), a.obstacles()...)
 }
 
 // Hosts returns all hosts of the cluster; this one also before it has joined.

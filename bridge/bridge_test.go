@@ -101,14 +101,18 @@ func TestRenderHost(t *testing.T) {
 	pools := []netip.Prefix{
 		netip.MustParsePrefix("172.18.0.0/16"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00:19::/64"), {},
 	}
-	golden(t, "host", text(bridge.RenderHost(bridge.Host{
+	host := bridge.RenderHost(bridge.Host{
 		Locals: locals, Overlays: []*record.Network{over, inner}, Pools: pools, VXLANPort: 4789,
 		VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), {}},
 		Published: []bridge.Published{
 			published("0.0.0.0", 8080, "172.18.0.2", 80), published("::", 8080, "fd00:19::2", 80), published("192.0.2.1", 8081, "172.18.0.2", 81),
 			published("2001:db8::1", 8081, "fd00:19::2", 81), published("127.0.0.1", 8082, "172.18.0.2", 82), published("::", 8083, "172.18.0.2", 83),
 		},
-	})))
+	})
+	golden(t, "host", text(host))
+	if got, want := bridge.Links(host), []string{"br-000000000001", "br-000000000002", "br-000000000003", "br-000000000004", "weft0000000000"}; !slices.Equal(got, want) {
+		t.Errorf("links %v", got)
+	}
 	if got := bridge.RenderHost(bridge.Host{Pools: pools}); len(got) > 0 {
 		t.Errorf("without a network here: %s", text(got))
 	}

@@ -67,6 +67,18 @@ func RenderHost(h Host) kernel.State {
 	return r.out
 }
 
+// Links are the names of the links by which the networks of a rendered host come into it, sorted.
+func Links(s kernel.State) []string {
+	var out []string
+	for k := range s {
+		if k.Kind == kernel.KindElement && k.Link == hostTable+" "+linkSet {
+			out = append(out, k.Dst)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 type hostRenderer struct{ out kernel.State }
 
 func (r hostRenderer) add(kind kernel.Kind, link, dst string, spec kernel.Spec) {

@@ -8,7 +8,7 @@ export PATH="$(dirname "$GO"):$PWD/bin:$PATH"
 
 # Program and the Debian package that has it.
 needs="java:default-jre-headless ip:iproute2 nft:nftables dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc
-  busybox:busybox curl:curl dockerd:docker.io containerd:containerd runc:runc tini:tini iptables:iptables etcd:etcd-server"
+  busybox:busybox curl:curl dockerd:docker.io containerd:containerd runc:runc tini:tini iptables:iptables firewalld:firewalld dbus-daemon:dbus-daemon etcd:etcd-server"
 
 root() {
   if [ "$(id -u)" != 0 ]; then
