@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -15,8 +16,11 @@ var (
 		"net/ipv6/conf/default/accept_dad", "net/ipv6/conf/default/accept_ra",
 		"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/bridge/bridge-nf-call-arptables",
 	}
-	hostSysctls = []string{"net/ipv4/ip_forward"}
+	hostSysctls = []string{"net/ipv4/ip_forward", forwarding6}
 )
+
+// forwarding6 makes a router of a namespace in IPv6.
+const forwarding6 = "net/ipv6/conf/all/forwarding"
 
 // absent tells a sysctl whose module is not loaded: bridge netfilter is off then, and IPv6 too.
 func absent(name string, err error) bool {
@@ -42,16 +46,12 @@ func readSysctls(c *conn, ns string, names []string, out State) error {
 	})
 }
 
-// writeSysctls sets values as the namespace sees them.
+// writeSysctls sets values as the namespace sees them, where they are others.
 func writeSysctls(c *conn, ops []Op) []error {
 	errs := make([]error, len(ops))
 	err := inside(c.ns, func() error {
 		for i, o := range ops {
-			name, value := o.Obj.Link, o.Obj.Spec.(Sysctl).Value
-			err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
-			if err != nil && !absent(name, err) {
-				errs[i] = fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
-			}
+			errs[i] = writeSysctl(o.Obj)
 		}
 		return nil
 	})
@@ -59,4 +59,34 @@ func writeSysctls(c *conn, ops []Op) []error {
 		return each(ops, err)
 	}
 	return errs
+}
+
+func writeSysctl(o Object) error {
+	name, value := o.Link, o.Spec.(Sysctl).Value
+	now, err := os.ReadFile("/proc/sys/" + name)
+	if err == nil && strings.TrimSpace(string(now)) == value || err != nil && absent(name, err) {
+		return nil
+	}
+	if name == forwarding6 && o.NS == HostNS && value == "1" {
+		err = keepRouters()
+	}
+	if err = errors.Join(err, os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)); err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+// keepRouters makes the interfaces of the calling thread's namespace that take routes and addresses from routers' advertisements go on with it: one that
+// forwards does so only where accept_ra is 2 (Documentation/networking/ip-sysctl.rst). A host must not lose its own way out because sandboxes
+// get one.
+func keepRouters() error {
+	files, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	for _, f := range files {
+		b, rerr := os.ReadFile(f)
+		if rerr != nil || strings.TrimSpace(string(b)) != "1" {
+			continue // it has gone meanwhile, or takes none
+		}
+		err = errors.Join(err, os.WriteFile(f, []byte("2"), 0o644))
+	}
+	return err
 }
