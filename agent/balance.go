@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"cmp"
+	"slices"
+
+	"weft/agent/api"
 	"weft/kernel"
 	"weft/port"
 	"weft/store/record"
@@ -69,4 +73,20 @@ func (v view) rebalance(id record.NetworkID, ports []port.Port, want, part, have
 // answering tells which hosts' endpoints are to be had: while nothing is known of others, what was true stays so.
 func (a *Agent) answering(p *record.Snapshot) func(record.HostID) bool {
 	return func(id record.HostID) bool { return !a.member.joined() || a.peers.Answers(p, id) }
+}
+
+// vipViews shows the virtual addresses of a network, by alias.
+func vipViews(net *record.Net, eps []api.EndpointView) []api.VIPView {
+	var out []api.VIPView
+	for v := range net.AllVIPs() {
+		view := api.VIPView{VIP: v}
+		for _, ep := range eps {
+			if ep.State == "running" && ep.HasVIPAlias(v.Alias) {
+				view.Members = append(view.Members, ep.Name)
+			}
+		}
+		out = append(out, view)
+	}
+	slices.SortFunc(out, func(x, y api.VIPView) int { return cmp.Compare(record.Fold(x.Alias), record.Fold(y.Alias)) })
+	return out
 }

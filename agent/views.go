@@ -77,6 +77,7 @@ func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.N
 			v.Peers = append(v.Peers, a.hostView(p, h))
 		}
 	}
+	v.VIPs = vipViews(net, v.Endpoints)
 	return v
 }
 

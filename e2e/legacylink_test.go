@@ -64,7 +64,7 @@ func TestLinksOnTheDefaultNetwork(t *testing.T) {
 	web := h.plain("web", "--link", "db:webdb")
 	line := func() string { return fmt.Sprintf("%s webdb %s db", db.addr("bridge"), db.id[:12]) }
 	must(t, web.knows(line()))
-	env := h.weft("exec", "web", "env")
+	env := h.weft("exec", "web", "env") + "\n"
 	for _, want := range []string{"WEBDB_NAME=/web/webdb", "WEBDB_ENV_COLOUR=blue", "WEBDB_PORT=tcp://" + db.addr("bridge") + ":5432", "WEBDB_PORT_5432_TCP_PORT=5432"} {
 		if !strings.Contains(env, want+"\n") {
 			t.Errorf("the environment has no %s:\n%s", want, env)

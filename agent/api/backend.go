@@ -90,6 +90,13 @@ type NetworkView struct {
 	Used      bool // by a sandbox of this host that may have no endpoint in it yet
 	Endpoints []EndpointView
 	Peers     []HostView
+	VIPs      []VIPView
+}
+
+// VIPView is the virtual address of an alias, with the names of those members that answer.
+type VIPView struct {
+	*record.VIP
+	Members []string
 }
 
 // EndpointView is an endpoint with the names around it.

@@ -62,6 +62,9 @@ func (n *networks) InspectNetwork(ctx context.Context, r *weftv1.InspectNetworkR
 	for _, h := range v.Peers {
 		out.Peers = append(out.Peers, hostProto(h))
 	}
+	for _, p := range v.VIPs {
+		out.VirtualAddresses = append(out.VirtualAddresses, vipProto(p))
+	}
 	return out, nil
 }
 
@@ -130,6 +133,14 @@ func attachmentRequest(a *weftv1.Attachment) AttachmentRequest {
 	}
 	for _, l := range a.GetLinks() {
 		out.Links = append(out.Links, record.Link{Target: l.Target, Alias: l.Alias})
+	}
+	return out
+}
+
+func vipProto(v VIPView) *weftv1.VirtualAddress {
+	out := &weftv1.VirtualAddress{Alias: v.Alias, Members: v.Members}
+	for _, a := range v.Addrs {
+		out.Addresses = append(out.Addresses, a.String())
 	}
 	return out
 }

@@ -66,6 +66,7 @@ func parts() []part {
 		{"propagation", "from an attach on one host to an answer on another", true, true, (*bench).measurePropagation},
 		{"dns", "names", true, false, (*bench).measureDNS},
 		{"path", "throughput, request and response", true, false, (*bench).measurePath},
+		{"vip", "connections through an alias with a virtual address", true, false, (*bench).measureVIP},
 		{"churn", "an attach while 50 others are detached", true, false, (*bench).measureChurn},
 		{"many", "the first attach into a network of 1,000 endpoints", true, false, (*bench).measureMany},
 		{"memory", "memory", true, false, (*bench).measureMemory},

@@ -35,6 +35,14 @@ type verboseNetwork struct {
 	State     string
 	Peers     []peerView
 	Endpoints []endpointView
+	// VirtualAddresses are those of aliases, with the endpoints that answer behind them.
+	VirtualAddresses []virtualView `json:",omitempty"`
+}
+
+type virtualView struct {
+	Alias     string
+	Addresses []string
+	Members   []string
 }
 
 type ipamView struct {
@@ -111,6 +119,9 @@ func verboseView(r *weftv1.InspectNetworkResponse) *verboseNetwork {
 	v := &verboseNetwork{VNI: r.Network.Vni, MTU: r.Network.Mtu, State: r.Network.State, Peers: []peerView{}, Endpoints: []endpointView{}}
 	for _, h := range r.Peers {
 		v.Peers = append(v.Peers, peerView{Name: h.Name, ID: h.Id, Advertise: h.Advertise, VTEP: h.Vtep, State: h.State})
+	}
+	for _, a := range r.VirtualAddresses {
+		v.VirtualAddresses = append(v.VirtualAddresses, virtualView{Alias: a.Alias, Addresses: a.Addresses, Members: listed(a.Members)})
 	}
 	for _, e := range r.Endpoints {
 		v.Endpoints = append(v.Endpoints, endpointView{

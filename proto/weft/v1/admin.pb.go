@@ -716,6 +716,7 @@ type InspectNetworkResponse struct {
 	Endpoints        []*Endpoint            `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`                                        // of all hosts, running and stopped
 	EndpointsUnknown bool                   `protobuf:"varint,3,opt,name=endpoints_unknown,json=endpointsUnknown,proto3" json:"endpoints_unknown,omitempty"` // the store is away and this host does not watch the network
 	Peers            []*Host                `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`                                                // hosts with endpoints in it
+	VirtualAddresses []*VirtualAddress      `protobuf:"bytes,5,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`  // by alias
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -778,6 +779,74 @@ func (x *InspectNetworkResponse) GetPeers() []*Host {
 	return nil
 }
 
+func (x *InspectNetworkResponse) GetVirtualAddresses() []*VirtualAddress {
+	if x != nil {
+		return x.VirtualAddresses
+	}
+	return nil
+}
+
+// An alias with one address, and the names of the endpoints that connections to it are balanced over.
+type VirtualAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Alias         string                 `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Members       []string               `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"` // those that answer, as far as this host knows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VirtualAddress) Reset() {
+	*x = VirtualAddress{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VirtualAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VirtualAddress) ProtoMessage() {}
+
+func (x *VirtualAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VirtualAddress.ProtoReflect.Descriptor instead.
+func (*VirtualAddress) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *VirtualAddress) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *VirtualAddress) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *VirtualAddress) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 type RemoveNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
@@ -787,7 +856,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[9]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +868,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[9]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +881,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveNetworkRequest) GetRef() string {
@@ -832,7 +901,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[10]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +913,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[10]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +926,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -884,7 +953,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[11]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +965,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[11]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +978,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Link) GetTarget() string {
@@ -944,7 +1013,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[12]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1025,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[12]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1038,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -1046,7 +1115,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[13]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1127,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[13]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1140,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConnectRequest) GetTarget() string {
@@ -1097,7 +1166,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[14]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1178,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[14]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1191,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConnectResponse) GetEndpointId() string {
@@ -1144,7 +1213,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[15]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1225,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[15]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1238,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DisconnectRequest) GetNetwork() string {
@@ -1208,7 +1277,7 @@ type DisconnectResponse struct {
 
 func (x *DisconnectResponse) Reset() {
 	*x = DisconnectResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[16]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1289,7 @@ func (x *DisconnectResponse) String() string {
 func (*DisconnectResponse) ProtoMessage() {}
 
 func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[16]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1302,7 @@ func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectResponse.ProtoReflect.Descriptor instead.
 func (*DisconnectResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 type Endpoint struct {
@@ -1262,7 +1331,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[17]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1343,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[17]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1356,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1431,7 +1500,7 @@ type PortSpec struct {
 
 func (x *PortSpec) Reset() {
 	*x = PortSpec{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1512,7 @@ func (x *PortSpec) String() string {
 func (*PortSpec) ProtoMessage() {}
 
 func (x *PortSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[18]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1525,7 @@ func (x *PortSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortSpec.ProtoReflect.Descriptor instead.
 func (*PortSpec) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PortSpec) GetProtocol() string {
@@ -1513,7 +1582,7 @@ type PortBinding struct {
 
 func (x *PortBinding) Reset() {
 	*x = PortBinding{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1594,7 @@ func (x *PortBinding) String() string {
 func (*PortBinding) ProtoMessage() {}
 
 func (x *PortBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[19]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1607,7 @@ func (x *PortBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortBinding.ProtoReflect.Descriptor instead.
 func (*PortBinding) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PortBinding) GetProtocol() string {
@@ -1579,7 +1648,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1660,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[20]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1673,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestartPolicy) GetName() string {
@@ -1652,7 +1721,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1733,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[21]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1746,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateSandboxRequest) GetName() string {
@@ -1851,7 +1920,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1932,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[22]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1945,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateSandboxResponse) GetId() string {
@@ -1902,7 +1971,7 @@ type StartSandboxRequest struct {
 
 func (x *StartSandboxRequest) Reset() {
 	*x = StartSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +1983,7 @@ func (x *StartSandboxRequest) String() string {
 func (*StartSandboxRequest) ProtoMessage() {}
 
 func (x *StartSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[23]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +1996,7 @@ func (x *StartSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartSandboxRequest.ProtoReflect.Descriptor instead.
 func (*StartSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StartSandboxRequest) GetRef() string {
@@ -1947,7 +2016,7 @@ type StartSandboxResponse struct {
 
 func (x *StartSandboxResponse) Reset() {
 	*x = StartSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2028,7 @@ func (x *StartSandboxResponse) String() string {
 func (*StartSandboxResponse) ProtoMessage() {}
 
 func (x *StartSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[24]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2041,7 @@ func (x *StartSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartSandboxResponse.ProtoReflect.Descriptor instead.
 func (*StartSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StartSandboxResponse) GetId() string {
@@ -1999,7 +2068,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2080,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[25]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2093,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2057,7 +2126,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2138,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[26]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2151,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecStart) GetRef() string {
@@ -2153,7 +2222,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2234,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[27]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2247,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AttachStart) GetRef() string {
@@ -2226,7 +2295,7 @@ type StreamInput struct {
 
 func (x *StreamInput) Reset() {
 	*x = StreamInput{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2307,7 @@ func (x *StreamInput) String() string {
 func (*StreamInput) ProtoMessage() {}
 
 func (x *StreamInput) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[28]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2320,7 @@ func (x *StreamInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamInput.ProtoReflect.Descriptor instead.
 func (*StreamInput) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamInput) GetKind() isStreamInput_Kind {
@@ -2370,7 +2439,7 @@ type StreamOutput struct {
 
 func (x *StreamOutput) Reset() {
 	*x = StreamOutput{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2451,7 @@ func (x *StreamOutput) String() string {
 func (*StreamOutput) ProtoMessage() {}
 
 func (x *StreamOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[29]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2464,7 @@ func (x *StreamOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOutput.ProtoReflect.Descriptor instead.
 func (*StreamOutput) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StreamOutput) GetKind() isStreamOutput_Kind {
@@ -2479,7 +2548,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2560,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[30]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2573,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -2532,7 +2601,7 @@ type StopSandboxRequest struct {
 
 func (x *StopSandboxRequest) Reset() {
 	*x = StopSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2613,7 @@ func (x *StopSandboxRequest) String() string {
 func (*StopSandboxRequest) ProtoMessage() {}
 
 func (x *StopSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[31]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2626,7 @@ func (x *StopSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSandboxRequest.ProtoReflect.Descriptor instead.
 func (*StopSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StopSandboxRequest) GetRef() string {
@@ -2591,7 +2660,7 @@ type StopSandboxResponse struct {
 
 func (x *StopSandboxResponse) Reset() {
 	*x = StopSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2672,7 @@ func (x *StopSandboxResponse) String() string {
 func (*StopSandboxResponse) ProtoMessage() {}
 
 func (x *StopSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[32]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2685,7 @@ func (x *StopSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSandboxResponse.ProtoReflect.Descriptor instead.
 func (*StopSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StopSandboxResponse) GetId() string {
@@ -2643,7 +2712,7 @@ type SignalSandboxRequest struct {
 
 func (x *SignalSandboxRequest) Reset() {
 	*x = SignalSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2724,7 @@ func (x *SignalSandboxRequest) String() string {
 func (*SignalSandboxRequest) ProtoMessage() {}
 
 func (x *SignalSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[33]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2737,7 @@ func (x *SignalSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalSandboxRequest.ProtoReflect.Descriptor instead.
 func (*SignalSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SignalSandboxRequest) GetRef() string {
@@ -2693,7 +2762,7 @@ type SignalSandboxResponse struct {
 
 func (x *SignalSandboxResponse) Reset() {
 	*x = SignalSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2774,7 @@ func (x *SignalSandboxResponse) String() string {
 func (*SignalSandboxResponse) ProtoMessage() {}
 
 func (x *SignalSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[34]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2787,7 @@ func (x *SignalSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalSandboxResponse.ProtoReflect.Descriptor instead.
 func (*SignalSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 type WaitSandboxRequest struct {
@@ -2730,7 +2799,7 @@ type WaitSandboxRequest struct {
 
 func (x *WaitSandboxRequest) Reset() {
 	*x = WaitSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2811,7 @@ func (x *WaitSandboxRequest) String() string {
 func (*WaitSandboxRequest) ProtoMessage() {}
 
 func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[35]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2824,7 @@ func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxRequest.ProtoReflect.Descriptor instead.
 func (*WaitSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WaitSandboxRequest) GetRef() string {
@@ -2774,7 +2843,7 @@ type WaitSandboxResponse struct {
 
 func (x *WaitSandboxResponse) Reset() {
 	*x = WaitSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2855,7 @@ func (x *WaitSandboxResponse) String() string {
 func (*WaitSandboxResponse) ProtoMessage() {}
 
 func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[36]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2868,7 @@ func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxResponse.ProtoReflect.Descriptor instead.
 func (*WaitSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WaitSandboxResponse) GetExit() *Exit {
@@ -2819,7 +2888,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2900,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[37]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2913,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveSandboxRequest) GetRef() string {
@@ -2871,7 +2940,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2952,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[38]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2965,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveSandboxResponse) GetId() string {
@@ -2924,7 +2993,7 @@ type RestartSandboxRequest struct {
 
 func (x *RestartSandboxRequest) Reset() {
 	*x = RestartSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3005,7 @@ func (x *RestartSandboxRequest) String() string {
 func (*RestartSandboxRequest) ProtoMessage() {}
 
 func (x *RestartSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[39]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3018,7 @@ func (x *RestartSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RestartSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestartSandboxRequest) GetRef() string {
@@ -2983,7 +3052,7 @@ type RestartSandboxResponse struct {
 
 func (x *RestartSandboxResponse) Reset() {
 	*x = RestartSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3064,7 @@ func (x *RestartSandboxResponse) String() string {
 func (*RestartSandboxResponse) ProtoMessage() {}
 
 func (x *RestartSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[40]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3077,7 @@ func (x *RestartSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RestartSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestartSandboxResponse) GetId() string {
@@ -3035,7 +3104,7 @@ type RenameSandboxRequest struct {
 
 func (x *RenameSandboxRequest) Reset() {
 	*x = RenameSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3116,7 @@ func (x *RenameSandboxRequest) String() string {
 func (*RenameSandboxRequest) ProtoMessage() {}
 
 func (x *RenameSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[41]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3129,7 @@ func (x *RenameSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RenameSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RenameSandboxRequest) GetRef() string {
@@ -3087,7 +3156,7 @@ type RenameSandboxResponse struct {
 
 func (x *RenameSandboxResponse) Reset() {
 	*x = RenameSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3168,7 @@ func (x *RenameSandboxResponse) String() string {
 func (*RenameSandboxResponse) ProtoMessage() {}
 
 func (x *RenameSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[42]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3181,7 @@ func (x *RenameSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RenameSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RenameSandboxResponse) GetId() string {
@@ -3142,7 +3211,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3223,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[43]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3236,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogsRequest) GetRef() string {
@@ -3216,7 +3285,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3297,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[44]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3310,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -3309,7 +3378,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3390,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[45]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3403,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Sandbox) GetId() string {
@@ -3601,7 +3670,7 @@ type EndpointSettings struct {
 
 func (x *EndpointSettings) Reset() {
 	*x = EndpointSettings{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3682,7 @@ func (x *EndpointSettings) String() string {
 func (*EndpointSettings) ProtoMessage() {}
 
 func (x *EndpointSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[46]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3695,7 @@ func (x *EndpointSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSettings.ProtoReflect.Descriptor instead.
 func (*EndpointSettings) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EndpointSettings) GetRequested() *Attachment {
@@ -3667,7 +3736,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3679,7 +3748,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[47]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3692,7 +3761,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListSandboxesRequest) GetAll() bool {
@@ -3718,7 +3787,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +3799,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[48]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +3812,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -3762,7 +3831,7 @@ type InspectSandboxRequest struct {
 
 func (x *InspectSandboxRequest) Reset() {
 	*x = InspectSandboxRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +3843,7 @@ func (x *InspectSandboxRequest) String() string {
 func (*InspectSandboxRequest) ProtoMessage() {}
 
 func (x *InspectSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[49]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +3856,7 @@ func (x *InspectSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSandboxRequest.ProtoReflect.Descriptor instead.
 func (*InspectSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *InspectSandboxRequest) GetRef() string {
@@ -3806,7 +3875,7 @@ type InspectSandboxResponse struct {
 
 func (x *InspectSandboxResponse) Reset() {
 	*x = InspectSandboxResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3887,7 @@ func (x *InspectSandboxResponse) String() string {
 func (*InspectSandboxResponse) ProtoMessage() {}
 
 func (x *InspectSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[50]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +3900,7 @@ func (x *InspectSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSandboxResponse.ProtoReflect.Descriptor instead.
 func (*InspectSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *InspectSandboxResponse) GetSandbox() *Sandbox {
@@ -3850,7 +3919,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +3931,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[51]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +3944,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListEndpointsRequest) GetFilters() []*Filter {
@@ -3895,7 +3964,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +3976,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[52]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +3989,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -3956,7 +4025,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4037,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[53]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4050,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Host) GetId() string {
@@ -4069,7 +4138,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4081,7 +4150,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[54]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4094,7 +4163,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 type ListHostsResponse struct {
@@ -4106,7 +4175,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4187,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4200,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -4149,7 +4218,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4230,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4243,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 type VersionResponse struct {
@@ -4194,7 +4263,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4275,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4288,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4295,7 +4364,7 @@ type WaitAppliedRequest struct {
 
 func (x *WaitAppliedRequest) Reset() {
 	*x = WaitAppliedRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4376,7 @@ func (x *WaitAppliedRequest) String() string {
 func (*WaitAppliedRequest) ProtoMessage() {}
 
 func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4389,7 @@ func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedRequest.ProtoReflect.Descriptor instead.
 func (*WaitAppliedRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaitAppliedRequest) GetPartition() string {
@@ -4345,7 +4414,7 @@ type WaitAppliedResponse struct {
 
 func (x *WaitAppliedResponse) Reset() {
 	*x = WaitAppliedResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4357,7 +4426,7 @@ func (x *WaitAppliedResponse) String() string {
 func (*WaitAppliedResponse) ProtoMessage() {}
 
 func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4370,7 +4439,7 @@ func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedResponse.ProtoReflect.Descriptor instead.
 func (*WaitAppliedResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 var File_proto_weft_v1_admin_proto protoreflect.FileDescriptor
@@ -4472,12 +4541,17 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x14ListNetworksResponse\x12,\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x10.weft.v1.NetworkR\bnetworks\")\n" +
 	"\x15InspectNetworkRequest\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\"\xc7\x01\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x8d\x02\n" +
 	"\x16InspectNetworkResponse\x12*\n" +
 	"\anetwork\x18\x01 \x01(\v2\x10.weft.v1.NetworkR\anetwork\x12/\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x11.weft.v1.EndpointR\tendpoints\x12+\n" +
 	"\x11endpoints_unknown\x18\x03 \x01(\bR\x10endpointsUnknown\x12#\n" +
-	"\x05peers\x18\x04 \x03(\v2\r.weft.v1.HostR\x05peers\"(\n" +
+	"\x05peers\x18\x04 \x03(\v2\r.weft.v1.HostR\x05peers\x12D\n" +
+	"\x11virtual_addresses\x18\x05 \x03(\v2\x17.weft.v1.VirtualAddressR\x10virtualAddresses\"^\n" +
+	"\x0eVirtualAddress\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x18\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\"(\n" +
 	"\x14RemoveNetworkRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\";\n" +
 	"\x15RemoveNetworkResponse\x12\x0e\n" +
@@ -4822,7 +4896,7 @@ func file_proto_weft_v1_admin_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_admin_proto_rawDescData
 }
 
-var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*Pool)(nil),                   // 0: weft.v1.Pool
 	(*CreateNetworkRequest)(nil),   // 1: weft.v1.CreateNetworkRequest
@@ -4833,180 +4907,182 @@ var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*ListNetworksResponse)(nil),   // 6: weft.v1.ListNetworksResponse
 	(*InspectNetworkRequest)(nil),  // 7: weft.v1.InspectNetworkRequest
 	(*InspectNetworkResponse)(nil), // 8: weft.v1.InspectNetworkResponse
-	(*RemoveNetworkRequest)(nil),   // 9: weft.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),  // 10: weft.v1.RemoveNetworkResponse
-	(*Link)(nil),                   // 11: weft.v1.Link
-	(*Attachment)(nil),             // 12: weft.v1.Attachment
-	(*ConnectRequest)(nil),         // 13: weft.v1.ConnectRequest
-	(*ConnectResponse)(nil),        // 14: weft.v1.ConnectResponse
-	(*DisconnectRequest)(nil),      // 15: weft.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),     // 16: weft.v1.DisconnectResponse
-	(*Endpoint)(nil),               // 17: weft.v1.Endpoint
-	(*PortSpec)(nil),               // 18: weft.v1.PortSpec
-	(*PortBinding)(nil),            // 19: weft.v1.PortBinding
-	(*RestartPolicy)(nil),          // 20: weft.v1.RestartPolicy
-	(*CreateSandboxRequest)(nil),   // 21: weft.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 22: weft.v1.CreateSandboxResponse
-	(*StartSandboxRequest)(nil),    // 23: weft.v1.StartSandboxRequest
-	(*StartSandboxResponse)(nil),   // 24: weft.v1.StartSandboxResponse
-	(*WindowSize)(nil),             // 25: weft.v1.WindowSize
-	(*ExecStart)(nil),              // 26: weft.v1.ExecStart
-	(*AttachStart)(nil),            // 27: weft.v1.AttachStart
-	(*StreamInput)(nil),            // 28: weft.v1.StreamInput
-	(*StreamOutput)(nil),           // 29: weft.v1.StreamOutput
-	(*Exit)(nil),                   // 30: weft.v1.Exit
-	(*StopSandboxRequest)(nil),     // 31: weft.v1.StopSandboxRequest
-	(*StopSandboxResponse)(nil),    // 32: weft.v1.StopSandboxResponse
-	(*SignalSandboxRequest)(nil),   // 33: weft.v1.SignalSandboxRequest
-	(*SignalSandboxResponse)(nil),  // 34: weft.v1.SignalSandboxResponse
-	(*WaitSandboxRequest)(nil),     // 35: weft.v1.WaitSandboxRequest
-	(*WaitSandboxResponse)(nil),    // 36: weft.v1.WaitSandboxResponse
-	(*RemoveSandboxRequest)(nil),   // 37: weft.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),  // 38: weft.v1.RemoveSandboxResponse
-	(*RestartSandboxRequest)(nil),  // 39: weft.v1.RestartSandboxRequest
-	(*RestartSandboxResponse)(nil), // 40: weft.v1.RestartSandboxResponse
-	(*RenameSandboxRequest)(nil),   // 41: weft.v1.RenameSandboxRequest
-	(*RenameSandboxResponse)(nil),  // 42: weft.v1.RenameSandboxResponse
-	(*LogsRequest)(nil),            // 43: weft.v1.LogsRequest
-	(*LogsResponse)(nil),           // 44: weft.v1.LogsResponse
-	(*Sandbox)(nil),                // 45: weft.v1.Sandbox
-	(*EndpointSettings)(nil),       // 46: weft.v1.EndpointSettings
-	(*ListSandboxesRequest)(nil),   // 47: weft.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 48: weft.v1.ListSandboxesResponse
-	(*InspectSandboxRequest)(nil),  // 49: weft.v1.InspectSandboxRequest
-	(*InspectSandboxResponse)(nil), // 50: weft.v1.InspectSandboxResponse
-	(*ListEndpointsRequest)(nil),   // 51: weft.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 52: weft.v1.ListEndpointsResponse
-	(*Host)(nil),                   // 53: weft.v1.Host
-	(*ListHostsRequest)(nil),       // 54: weft.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 55: weft.v1.ListHostsResponse
-	(*VersionRequest)(nil),         // 56: weft.v1.VersionRequest
-	(*VersionResponse)(nil),        // 57: weft.v1.VersionResponse
-	(*WaitAppliedRequest)(nil),     // 58: weft.v1.WaitAppliedRequest
-	(*WaitAppliedResponse)(nil),    // 59: weft.v1.WaitAppliedResponse
-	nil,                            // 60: weft.v1.Pool.AuxAddressesEntry
-	nil,                            // 61: weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	nil,                            // 62: weft.v1.CreateNetworkRequest.OptionsEntry
-	nil,                            // 63: weft.v1.CreateNetworkRequest.LabelsEntry
-	nil,                            // 64: weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                            // 65: weft.v1.Network.OptionsEntry
-	nil,                            // 66: weft.v1.Network.LabelsEntry
-	nil,                            // 67: weft.v1.Network.IpamOptionsEntry
-	nil,                            // 68: weft.v1.Attachment.DriverOptionsEntry
-	nil,                            // 69: weft.v1.CreateSandboxRequest.LabelsEntry
-	nil,                            // 70: weft.v1.Sandbox.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 71: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 72: google.protobuf.Duration
+	(*VirtualAddress)(nil),         // 9: weft.v1.VirtualAddress
+	(*RemoveNetworkRequest)(nil),   // 10: weft.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),  // 11: weft.v1.RemoveNetworkResponse
+	(*Link)(nil),                   // 12: weft.v1.Link
+	(*Attachment)(nil),             // 13: weft.v1.Attachment
+	(*ConnectRequest)(nil),         // 14: weft.v1.ConnectRequest
+	(*ConnectResponse)(nil),        // 15: weft.v1.ConnectResponse
+	(*DisconnectRequest)(nil),      // 16: weft.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),     // 17: weft.v1.DisconnectResponse
+	(*Endpoint)(nil),               // 18: weft.v1.Endpoint
+	(*PortSpec)(nil),               // 19: weft.v1.PortSpec
+	(*PortBinding)(nil),            // 20: weft.v1.PortBinding
+	(*RestartPolicy)(nil),          // 21: weft.v1.RestartPolicy
+	(*CreateSandboxRequest)(nil),   // 22: weft.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),  // 23: weft.v1.CreateSandboxResponse
+	(*StartSandboxRequest)(nil),    // 24: weft.v1.StartSandboxRequest
+	(*StartSandboxResponse)(nil),   // 25: weft.v1.StartSandboxResponse
+	(*WindowSize)(nil),             // 26: weft.v1.WindowSize
+	(*ExecStart)(nil),              // 27: weft.v1.ExecStart
+	(*AttachStart)(nil),            // 28: weft.v1.AttachStart
+	(*StreamInput)(nil),            // 29: weft.v1.StreamInput
+	(*StreamOutput)(nil),           // 30: weft.v1.StreamOutput
+	(*Exit)(nil),                   // 31: weft.v1.Exit
+	(*StopSandboxRequest)(nil),     // 32: weft.v1.StopSandboxRequest
+	(*StopSandboxResponse)(nil),    // 33: weft.v1.StopSandboxResponse
+	(*SignalSandboxRequest)(nil),   // 34: weft.v1.SignalSandboxRequest
+	(*SignalSandboxResponse)(nil),  // 35: weft.v1.SignalSandboxResponse
+	(*WaitSandboxRequest)(nil),     // 36: weft.v1.WaitSandboxRequest
+	(*WaitSandboxResponse)(nil),    // 37: weft.v1.WaitSandboxResponse
+	(*RemoveSandboxRequest)(nil),   // 38: weft.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),  // 39: weft.v1.RemoveSandboxResponse
+	(*RestartSandboxRequest)(nil),  // 40: weft.v1.RestartSandboxRequest
+	(*RestartSandboxResponse)(nil), // 41: weft.v1.RestartSandboxResponse
+	(*RenameSandboxRequest)(nil),   // 42: weft.v1.RenameSandboxRequest
+	(*RenameSandboxResponse)(nil),  // 43: weft.v1.RenameSandboxResponse
+	(*LogsRequest)(nil),            // 44: weft.v1.LogsRequest
+	(*LogsResponse)(nil),           // 45: weft.v1.LogsResponse
+	(*Sandbox)(nil),                // 46: weft.v1.Sandbox
+	(*EndpointSettings)(nil),       // 47: weft.v1.EndpointSettings
+	(*ListSandboxesRequest)(nil),   // 48: weft.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),  // 49: weft.v1.ListSandboxesResponse
+	(*InspectSandboxRequest)(nil),  // 50: weft.v1.InspectSandboxRequest
+	(*InspectSandboxResponse)(nil), // 51: weft.v1.InspectSandboxResponse
+	(*ListEndpointsRequest)(nil),   // 52: weft.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),  // 53: weft.v1.ListEndpointsResponse
+	(*Host)(nil),                   // 54: weft.v1.Host
+	(*ListHostsRequest)(nil),       // 55: weft.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 56: weft.v1.ListHostsResponse
+	(*VersionRequest)(nil),         // 57: weft.v1.VersionRequest
+	(*VersionResponse)(nil),        // 58: weft.v1.VersionResponse
+	(*WaitAppliedRequest)(nil),     // 59: weft.v1.WaitAppliedRequest
+	(*WaitAppliedResponse)(nil),    // 60: weft.v1.WaitAppliedResponse
+	nil,                            // 61: weft.v1.Pool.AuxAddressesEntry
+	nil,                            // 62: weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	nil,                            // 63: weft.v1.CreateNetworkRequest.OptionsEntry
+	nil,                            // 64: weft.v1.CreateNetworkRequest.LabelsEntry
+	nil,                            // 65: weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                            // 66: weft.v1.Network.OptionsEntry
+	nil,                            // 67: weft.v1.Network.LabelsEntry
+	nil,                            // 68: weft.v1.Network.IpamOptionsEntry
+	nil,                            // 69: weft.v1.Attachment.DriverOptionsEntry
+	nil,                            // 70: weft.v1.CreateSandboxRequest.LabelsEntry
+	nil,                            // 71: weft.v1.Sandbox.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 72: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 73: google.protobuf.Duration
 }
 var file_proto_weft_v1_admin_proto_depIdxs = []int32{
-	60, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
-	61, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	62, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
-	63, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
-	64, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	71, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
+	61, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
+	62, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	63, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
+	64, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
+	65, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	72, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
 	0,  // 6: weft.v1.Network.pools:type_name -> weft.v1.Pool
-	65, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
-	66, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
-	67, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
+	66, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
+	67, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
+	68, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
 	4,  // 10: weft.v1.ListNetworksRequest.filters:type_name -> weft.v1.Filter
 	3,  // 11: weft.v1.ListNetworksResponse.networks:type_name -> weft.v1.Network
 	3,  // 12: weft.v1.InspectNetworkResponse.network:type_name -> weft.v1.Network
-	17, // 13: weft.v1.InspectNetworkResponse.endpoints:type_name -> weft.v1.Endpoint
-	53, // 14: weft.v1.InspectNetworkResponse.peers:type_name -> weft.v1.Host
-	11, // 15: weft.v1.Attachment.links:type_name -> weft.v1.Link
-	68, // 16: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
-	12, // 17: weft.v1.ConnectRequest.attachment:type_name -> weft.v1.Attachment
-	11, // 18: weft.v1.Endpoint.links:type_name -> weft.v1.Link
-	12, // 19: weft.v1.CreateSandboxRequest.attachments:type_name -> weft.v1.Attachment
-	69, // 20: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
-	18, // 21: weft.v1.CreateSandboxRequest.ports:type_name -> weft.v1.PortSpec
-	18, // 22: weft.v1.CreateSandboxRequest.expose:type_name -> weft.v1.PortSpec
-	20, // 23: weft.v1.CreateSandboxRequest.restart:type_name -> weft.v1.RestartPolicy
-	72, // 24: weft.v1.CreateSandboxRequest.stop_timeout:type_name -> google.protobuf.Duration
-	25, // 25: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
-	25, // 26: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
-	27, // 27: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
-	26, // 28: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
-	25, // 29: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
-	30, // 30: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
-	72, // 31: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	30, // 32: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
-	72, // 33: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	71, // 34: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	71, // 35: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	71, // 36: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	71, // 37: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	71, // 38: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
-	71, // 39: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
-	30, // 40: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
-	46, // 41: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
-	70, // 42: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
-	18, // 43: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
-	18, // 44: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
-	19, // 45: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
-	20, // 46: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
-	72, // 47: weft.v1.Sandbox.stop_timeout:type_name -> google.protobuf.Duration
-	12, // 48: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
-	17, // 49: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
-	4,  // 50: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
-	45, // 51: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
-	45, // 52: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
-	4,  // 53: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
-	17, // 54: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
-	71, // 55: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
-	53, // 56: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
-	1,  // 57: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
-	5,  // 58: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
-	7,  // 59: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
-	9,  // 60: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
-	13, // 61: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
-	15, // 62: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
-	21, // 63: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
-	23, // 64: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
-	28, // 65: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
-	28, // 66: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
-	31, // 67: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
-	33, // 68: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
-	35, // 69: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
-	37, // 70: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
-	47, // 71: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
-	49, // 72: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
-	39, // 73: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
-	41, // 74: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
-	43, // 75: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
-	51, // 76: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
-	54, // 77: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
-	56, // 78: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
-	58, // 79: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
-	2,  // 80: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
-	6,  // 81: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
-	8,  // 82: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
-	10, // 83: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
-	14, // 84: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
-	16, // 85: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
-	22, // 86: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
-	24, // 87: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
-	29, // 88: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
-	29, // 89: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
-	32, // 90: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
-	34, // 91: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
-	36, // 92: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
-	38, // 93: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
-	48, // 94: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
-	50, // 95: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
-	40, // 96: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
-	42, // 97: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
-	44, // 98: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
-	52, // 99: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
-	55, // 100: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
-	57, // 101: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
-	59, // 102: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
-	80, // [80:103] is the sub-list for method output_type
-	57, // [57:80] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	18, // 13: weft.v1.InspectNetworkResponse.endpoints:type_name -> weft.v1.Endpoint
+	54, // 14: weft.v1.InspectNetworkResponse.peers:type_name -> weft.v1.Host
+	9,  // 15: weft.v1.InspectNetworkResponse.virtual_addresses:type_name -> weft.v1.VirtualAddress
+	12, // 16: weft.v1.Attachment.links:type_name -> weft.v1.Link
+	69, // 17: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
+	13, // 18: weft.v1.ConnectRequest.attachment:type_name -> weft.v1.Attachment
+	12, // 19: weft.v1.Endpoint.links:type_name -> weft.v1.Link
+	13, // 20: weft.v1.CreateSandboxRequest.attachments:type_name -> weft.v1.Attachment
+	70, // 21: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
+	19, // 22: weft.v1.CreateSandboxRequest.ports:type_name -> weft.v1.PortSpec
+	19, // 23: weft.v1.CreateSandboxRequest.expose:type_name -> weft.v1.PortSpec
+	21, // 24: weft.v1.CreateSandboxRequest.restart:type_name -> weft.v1.RestartPolicy
+	73, // 25: weft.v1.CreateSandboxRequest.stop_timeout:type_name -> google.protobuf.Duration
+	26, // 26: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
+	26, // 27: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
+	28, // 28: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
+	27, // 29: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
+	26, // 30: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
+	31, // 31: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
+	73, // 32: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	31, // 33: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
+	73, // 34: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	72, // 35: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	72, // 36: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	72, // 37: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	72, // 38: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	72, // 39: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
+	72, // 40: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
+	31, // 41: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
+	47, // 42: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
+	71, // 43: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
+	19, // 44: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
+	19, // 45: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
+	20, // 46: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
+	21, // 47: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
+	73, // 48: weft.v1.Sandbox.stop_timeout:type_name -> google.protobuf.Duration
+	13, // 49: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
+	18, // 50: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
+	4,  // 51: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
+	46, // 52: weft.v1.ListSandboxesResponse.sandboxes:type_name -> weft.v1.Sandbox
+	46, // 53: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
+	4,  // 54: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
+	18, // 55: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
+	72, // 56: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
+	54, // 57: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
+	1,  // 58: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
+	5,  // 59: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
+	7,  // 60: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
+	10, // 61: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
+	14, // 62: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
+	16, // 63: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
+	22, // 64: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
+	24, // 65: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
+	29, // 66: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
+	29, // 67: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
+	32, // 68: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
+	34, // 69: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
+	36, // 70: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
+	38, // 71: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
+	48, // 72: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
+	50, // 73: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
+	40, // 74: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
+	42, // 75: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
+	44, // 76: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
+	52, // 77: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
+	55, // 78: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
+	57, // 79: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
+	59, // 80: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
+	2,  // 81: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
+	6,  // 82: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
+	8,  // 83: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
+	11, // 84: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
+	15, // 85: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
+	17, // 86: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
+	23, // 87: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
+	25, // 88: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
+	30, // 89: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
+	30, // 90: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
+	33, // 91: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
+	35, // 92: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
+	37, // 93: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
+	39, // 94: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
+	49, // 95: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
+	51, // 96: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
+	41, // 97: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
+	43, // 98: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
+	45, // 99: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
+	53, // 100: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
+	56, // 101: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
+	58, // 102: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
+	60, // 103: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
+	81, // [81:104] is the sub-list for method output_type
+	58, // [58:81] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_admin_proto_init() }
@@ -5014,7 +5090,7 @@ func file_proto_weft_v1_admin_proto_init() {
 	if File_proto_weft_v1_admin_proto != nil {
 		return
 	}
-	file_proto_weft_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
+	file_proto_weft_v1_admin_proto_msgTypes[29].OneofWrappers = []any{
 		(*StreamInput_Attach)(nil),
 		(*StreamInput_Exec)(nil),
 		(*StreamInput_Stdin)(nil),
@@ -5022,7 +5098,7 @@ func file_proto_weft_v1_admin_proto_init() {
 		(*StreamInput_Resize)(nil),
 		(*StreamInput_Signal)(nil),
 	}
-	file_proto_weft_v1_admin_proto_msgTypes[29].OneofWrappers = []any{
+	file_proto_weft_v1_admin_proto_msgTypes[30].OneofWrappers = []any{
 		(*StreamOutput_Ready)(nil),
 		(*StreamOutput_Stdout)(nil),
 		(*StreamOutput_Stderr)(nil),
@@ -5034,7 +5110,7 @@ func file_proto_weft_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_admin_proto_rawDesc), len(file_proto_weft_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   71,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
