@@ -44,6 +44,7 @@ var allowed = map[string][]string{
 	"agent/registry":          {"store", "store/record", "store/backup", "ipam"},
 	"agent/api":               {"proto/weft/v1", "store", "store/record", "agent/registry"},
 	"agent/sandbox":           {"kernel"},
+	"agent/dockerd":           {},
 	"agent/journal":           {"store", "store/record"},
 	"integrations/libnetwork": {"proto/weft/v1"},
 	"integrations/ipamplugin": {},

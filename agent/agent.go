@@ -14,6 +14,7 @@ import (
 
 	"weft/agent/about"
 	"weft/agent/api"
+	"weft/agent/dockerd"
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/agent/sandbox"
@@ -54,6 +55,8 @@ type Agent struct {
 	member    *member
 	boxes     *boxes
 	restarter *restarter
+	externals *externals
+	docker    *dockerd.Client
 	addresses *addresses
 	uses      *uses
 	leases    *leases
@@ -99,7 +102,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
 	err = a.live(ctx)
 	return errors.Join(err, k.Close())
 }
@@ -192,6 +195,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.removeEnded)
 	run(a.republish)
 	run(a.finishRestarts)
+	run(a.watchExternals)
 	run(func(ctx context.Context) { a.restarter.run(ctx, a.startAgain) })
 	run(func(ctx context.Context) {
 		if err := serve(ctx); err != nil {

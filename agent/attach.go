@@ -103,7 +103,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 	}
 	defer settle()
 	want.Intent = true
-	want.NoGateway = n.Internal
+	want.NoGateway = n.Internal || s.External != "" // whose ways out are its owner's
 	if err := nameInterface(s, n, &want); err != nil {
 		return err
 	}

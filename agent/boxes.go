@@ -174,7 +174,7 @@ func (b *boxes) find(ref string) (*record.Sandbox, error) {
 	}
 	var found *record.Sandbox
 	for id, s := range all {
-		if ref == "" || !strings.HasPrefix(string(id), ref) {
+		if (ref == "" || !strings.HasPrefix(string(id), ref)) && !refersTo(ref, s) {
 			continue
 		}
 		if found != nil {
@@ -211,8 +211,13 @@ func dropAttachment(s *record.Sandbox, id record.NetworkID) {
 }
 
 // freeIfName returns the name of an interface in a network that no attachment has: eth and the lowest number, or what the network has for eth.
+// In a namespace of others eth<N> are the others'.
 func freeIfName(s *record.Sandbox, of *record.Network) string {
-	prefix := cmp.Or(of.Options[registry.OptIfPrefix], "eth")
+	prefix := "eth"
+	if s.External != "" {
+		prefix = "weft"
+	}
+	prefix = cmp.Or(of.Options[registry.OptIfPrefix], prefix)
 	for n := 0; ; n++ {
 		name := fmt.Sprintf("%s%d", prefix, n)
 		if !slices.ContainsFunc(s.Attachments, func(a record.Attachment) bool { return a.IfName == name }) {

@@ -141,23 +141,8 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	if err := a.runner.Create(ctx, string(s.ID), s.NetworkMode == "host"); err != nil {
 		return nil, fmt.Errorf("make sandbox %s: %w", s.Name, err)
 	}
-	up := edited(s)
-	up.Up = true
-	wanted := up.Attachments
-	up.Attachments = nil
-	for _, at := range wanted { // those that are not up yet must not be rendered
-		at.Intent = true
-		setAttachment(up, at)
-	}
-	a.boxes.show(withoutAddrs(up))
-	for _, at := range s.Attachments {
-		n, err := a.networkOf(ctx, s, at)
-		if err != nil {
-			return nil, err
-		}
-		if err := a.attachAgain(ctx, s, n, at); err != nil {
-			return nil, err
-		}
+	if err := a.attachAll(ctx, s); err != nil {
+		return nil, err
 	}
 	if err := a.publishPorts(ctx, s.ID); err != nil {
 		return nil, err
@@ -175,6 +160,29 @@ func (a *Agent) bringUp(ctx context.Context, s *record.Sandbox, detached bool) (
 	next.Again = false
 	defer a.ends.signal()
 	return next, a.boxes.put(ctx, next)
+}
+
+// attachAll attaches a sandbox whose namespace is there to its networks, in their order.
+func (a *Agent) attachAll(ctx context.Context, s *record.Sandbox) error {
+	up := edited(s)
+	up.Up = true
+	wanted := up.Attachments
+	up.Attachments = nil
+	for _, at := range wanted { // those that are not up yet must not be rendered
+		at.Intent = true
+		setAttachment(up, at)
+	}
+	a.boxes.show(withoutAddrs(up))
+	for _, at := range s.Attachments {
+		n, err := a.networkOf(ctx, s, at)
+		if err != nil {
+			return err
+		}
+		if err := a.attachAgain(ctx, s, n, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // networkOf returns an attachment's network. One that the picture does not have is gone for sure only when the store has said what there is: an

@@ -37,7 +37,7 @@ func (a *Agent) usable(ep *record.Endpoint) bool {
 
 // resolver is what the sandbox's resolver is to know.
 func (a *Agent) resolver(s *record.Sandbox) dnssvc.Sandbox {
-	out := dnssvc.Sandbox{ID: string(s.ID), Netns: a.runner.NetnsPath(string(s.ID)), Servers: s.DNS, Internal: true}
+	out := dnssvc.Sandbox{ID: string(s.ID), Netns: a.runner.NetnsPath(string(s.ID)), Servers: s.DNS, Internal: s.External == ""}
 	for _, at := range s.Attachments {
 		if !a.isDefaultNet(at.Network) { // there are no names in that
 			out.Networks = append(out.Networks, dnssvc.Network{ID: at.Network, Links: at.Links})
@@ -53,8 +53,10 @@ func (a *Agent) serveNames(ctx context.Context, s *record.Sandbox) error {
 		return nil
 	}
 	id := string(s.ID)
-	if err := errors.Join(a.runner.SetHosts(id, a.hostsFile(s)), a.runner.SetResolv(id, a.resolvFile(s))); err != nil {
-		return err
+	if s.External == "" { // whose files are its owner's
+		if err := errors.Join(a.runner.SetHosts(id, a.hostsFile(s)), a.runner.SetResolv(id, a.resolvFile(s))); err != nil {
+			return err
+		}
 	}
 	if !a.hasNames(s) {
 		a.dns.Remove(id)

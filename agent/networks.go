@@ -178,7 +178,7 @@ func (a *Agent) dropLocal(ctx context.Context, id record.NetworkID) error {
 func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequest) (record.EndpointID, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	s, err := a.boxes.find(target)
+	s, err := a.connectable(ctx, target)
 	if err != nil {
 		return "", err
 	}
@@ -187,6 +187,7 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 		return "", err
 	}
 	defer done()
+	defer a.dropIdle(ctx, s.ID) // where it comes to nothing
 	if s, err = a.boxes.find(string(s.ID)); err != nil {
 		return "", err
 	}
@@ -249,6 +250,7 @@ func (a *Agent) Disconnect(ctx context.Context, ref, target string, how api.Disc
 	if err := a.detach(ctx, s, n.ID); err != nil {
 		return err
 	}
+	a.dropIdle(ctx, s.ID)
 	now, _ := a.boxes.get(s.ID)
 	return a.serveNames(ctx, now)
 }

@@ -234,7 +234,7 @@ func (a *Agent) startAgain(ctx context.Context, id record.SandboxID) {
 	}
 	defer done()
 	s, ok := a.boxes.get(id)
-	if !ok || s.Status != record.SandboxRestarting {
+	if !ok || s.Status != record.SandboxRestarting || s.External != "" {
 		return
 	}
 	if _, err = a.bringUp(ctx, s, true); err == nil {

@@ -96,7 +96,7 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, err := a.runner.Recover(ctx, known)
+	live, err := a.runner.Recover(ctx, known, externalIDs(all)...)
 	if err != nil {
 		return err
 	}
@@ -111,6 +111,10 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 
 // takeUp returns a sandbox as it is after the last agent's end.
 func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*record.Sandbox, error) {
+	if s.External != "" {
+		next := a.adopted(s)
+		return next, a.journal.PutSandbox(ctx, next)
+	}
 	next := edited(s)
 	for i := range next.Attachments {
 		next.Attachments[i].Intent = next.Attachments[i].Intent && live // the store will tell whether it was announced

@@ -15,8 +15,9 @@ import (
 const recoverTimeout = 3 * time.Second
 
 // Recover takes up what the last agent left. It returns which of the known sandboxes run; from now on their ends are told. Whatever else
-// runs is ended, and what does not run loses all but its log and its exit; what is not known loses these too.
-func (h *Host) Recover(ctx context.Context, known []string) (map[string]bool, error) {
+// runs is ended, and what does not run loses all but its log and its exit; what is not known loses these too. Namespaces of others that were
+// adopted stay as they are.
+func (h *Host) Recover(ctx context.Context, known []string, adopted ...string) (map[string]bool, error) {
 	mine := map[string]bool{}
 	for _, id := range known {
 		mine[id] = true
@@ -24,6 +25,9 @@ func (h *Host) Recover(ctx context.Context, known []string) (map[string]bool, er
 	found, err := h.leftovers()
 	if err != nil {
 		return nil, err
+	}
+	for _, id := range adopted {
+		delete(found, id)
 	}
 	live := map[string]bool{}
 	var errs []error
