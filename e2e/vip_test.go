@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"weft/e2e/lab"
 )
 
@@ -310,4 +312,31 @@ func TestVirtualAddressesGoWithTheirLastMember(t *testing.T) {
 		h.weft("network", "rm", "n")
 	}
 	h.refuses(1, "invalid option weft.alias_mode=swarm", "network", "create", "-o", "weft.alias_mode=swarm", "z")
+}
+
+// In a network of both families an alias has an address of each.
+func TestVirtualAddressesOfBothFamilies(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
+	h1.weft("network", "create", "-d", "overlay", "--ipv6", "--subnet", "10.8.0.0/24", "--subnet", "fd08::/64", "-o", "weft.alias_mode=vip", "both")
+	client := h1.box("client", "both")
+	m1 := h1.box("m1", "both", "--network-alias", "x").answer()
+	h2.box("m2", "both", "--network-alias", "x").answer()
+	h3.box("m3", "both", "--network-alias", "x").answer()
+	const vip4, vip6 = "10.8.0.254", "fd08::ffff:ffff:ffff:ffff"
+	for _, b := range []*box{client, m1} {
+		eventually(t, settle, func() error { return b.finds("x", vip4) })
+		eventually(t, settle, func() error { return b.balances("tcp6", vip6, "m1", "m2", "m3") })
+		for network, vip := range map[string]string{"tcp4": vip4, "udp4": vip4, "udp6": vip6} {
+			if err := b.balances(network, vip, "m1", "m2", "m3"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	m, err := client.asks("udp", "x", dns.TypeAAAA)
+	if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.AAAA).AAAA.String() != vip6 {
+		t.Errorf("AAAA of the alias: %v, %v", m, err)
+	}
+	h1.weft("store", "check")
 }

@@ -191,6 +191,8 @@ func obstacle(net *record.Net, pools []ipam.Pool, ep ForeignEndpoint) string {
 	name := record.ShortID(owner)
 	if o, ok := net.Endpoint(owner); ok {
 		name = o.Name
+	} else if alias, ok := record.VIPOf(owner); ok {
+		name = "the alias " + alias
 	}
 	for k := range net.AllKept() {
 		if k.ID == owner {

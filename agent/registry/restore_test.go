@@ -33,7 +33,11 @@ func town(t *testing.T, cluster string) (*memory.World, *host) {
 	for i := range 2 {
 		n := create(t, h, spec(fmt.Sprintf("n%d", i), fmt.Sprintf("10.%d.0.0/16", i)))
 		for j := range 30 {
-			if _, err := h.CreateEndpoint(t.Context(), h.as, endpoint(n, h, fmt.Sprintf("c%d", j), fmt.Sprintf("10.%d.0.%d", i, j+2))); err != nil {
+			ep := endpoint(n, h, fmt.Sprintf("c%d", j), fmt.Sprintf("10.%d.0.%d", i, j+2))
+			if j%3 == 0 { // some share an alias with a virtual address
+				ep.Aliases, ep.VIPAliases = []string{"api"}, []string{"api"}
+			}
+			if _, err := h.CreateEndpoint(t.Context(), h.as, ep); err != nil {
 				t.Fatal(err)
 			}
 		}
