@@ -364,9 +364,9 @@ func (a *Agent) trouble() []string {
 	return out
 }
 
-// awaitPicture lets a question that comes in the first moments of an agent wait for the picture.
+// awaitPicture lets a question that comes in the first moments of an agent wait for the picture, unless it is known that the store is away.
 func (a *Agent) awaitPicture(ctx context.Context) {
-	if a.follower.Picture().Rev(store.Meta) > 0 || a.clock.Now().Sub(a.started) > 2*seedPatience {
+	if a.follower.Picture().Rev(store.Meta) > 0 || a.member.away() || a.clock.Now().Sub(a.started) > 2*seedPatience {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, seedPatience)

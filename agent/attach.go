@@ -42,6 +42,9 @@ func (a *Agent) network(ctx context.Context, ref string) (*record.Network, error
 
 // learn asks the store for the name and waits until the picture has what the store has.
 func (a *Agent) learn(ctx context.Context, name string) bool {
+	if a.member.away() {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	e, err := a.store.Get(ctx, record.NetworkNameKey(name))

@@ -92,6 +92,7 @@ func (a *Agent) recordLocal(ctx context.Context, spec registry.NetworkSpec) (*re
 	if err := a.local.follower.WaitRev(ctx, store.Meta, rev); err != nil {
 		return nil, fmt.Errorf("read network %s back: %w", n.Name, err)
 	}
+	a.member.lookAgain() // the other hosts are to leave its pools alone
 	return n, a.local.follower.WaitSynced(ctx, record.NetPartition(n.ID))
 }
 
@@ -171,6 +172,7 @@ func (a *Agent) dropLocal(ctx context.Context, id record.NetworkID) error {
 		return err
 	}
 	a.local.follower.Unfollow(id)
+	a.member.lookAgain()
 	return a.letGo(ctx, id)
 }
 

@@ -146,6 +146,9 @@ func (a *Agent) hostRoutes() ([]record.Route, error) {
 	return out, nil
 }
 
+// routesTold is how many of its own networks' pools a host tells of, at most: its record is to fit the store (store.MaxValue).
+const routesTold = 1000
+
 // localRoutes are the pools of this host's own networks: nobody's overlay may have one, or sandboxes here could not reach it.
 func (a *Agent) localRoutes() []record.Route {
 	var out []record.Route
@@ -156,6 +159,10 @@ func (a *Agent) localRoutes() []record.Route {
 		for _, p := range n.Pools {
 			out = append(out, record.Route{Prefix: p.Subnet, Link: n.Bridge()})
 		}
+	}
+	if len(out) > routesTold {
+		a.log.Warn("this host has more networks of its own than it tells the others of: give overlay networks subnets that overlap none", "pools", len(out), "told", routesTold)
+		out = out[:routesTold]
 	}
 	return out
 }

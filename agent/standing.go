@@ -12,6 +12,13 @@ func (m *member) listed(self record.Host) bool {
 	return ok && h.Incarnation == self.Incarnation && h.VTEP == self.VTEP
 }
 
+// away tells that this host is no member of its cluster, and knows why: who asks need not wait.
+func (m *member) away() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.actor == nil && m.why != nil
+}
+
 // lookAgain makes the member compare its record with the store's now.
 func (m *member) lookAgain() { signal(m.look) }
 
