@@ -46,17 +46,14 @@ func (v view) balance(out kernel.State, id record.NetworkID, ports []port.Port) 
 	}
 }
 
-// unbalanced tells whether any of a network's sandboxes here balances otherwise than it should: a host that answers no longer, or again, is no
-// change of the network's records.
-func (v view) unbalanced(id record.NetworkID, have kernel.State) bool {
-	want := kernel.State{}
-	v.balance(want, id, v.locals[id].ports)
-	for k, o := range want {
-		if h, ok := have[k]; !ok || !h.Spec.Equal(o.Spec) {
-			return true
-		}
+// balanceOf is all of what balances in a network in one word. It is compared in each pass: a host that answers no longer, or again, is no change
+// of the network's records.
+func (v view) balanceOf(id record.NetworkID) string {
+	all := v.balanced(id)
+	if len(all) == 0 {
+		return ""
 	}
-	return false
+	return kernel.Balance{VIPs: all}.String()
 }
 
 // rebalance adds to want and part all that balances in a network: any change of an endpoint may be one of a member.

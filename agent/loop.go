@@ -30,6 +30,7 @@ type loop struct {
 
 	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
 	shown   map[record.NetworkID]*record.Net  // the endpoints that have was rendered from
+	balance map[record.NetworkID]string       // what balances in it
 	leaving map[string]bool                   // what the objects in the lane hold, and no other can have yet
 	waiting []request                         // until the lane is done
 	early   []request                         // until something may be written
@@ -80,7 +81,7 @@ type request struct {
 func newLoop(cfg loopConfig) *loop {
 	return &loop{
 		loopConfig: cfg, requests: make(chan request), lane: newLane(cfg.exec, cfg.log, cfg.clock),
-		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, leaving: map[string]bool{},
+		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, balance: map[record.NetworkID]string{}, leaving: map[string]bool{},
 		failed: map[record.NetworkID]failure{},
 	}
 }
@@ -205,7 +206,7 @@ func (l *loop) built(id record.NetworkID) bool { return len(l.have[id]) > 0 }
 func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart)}
 	for id := range v.locals {
-		due[id] = d.Meta || !l.built(id) || v.unbalanced(id, l.have[id])
+		due[id] = d.Meta || !l.built(id) || l.balance[id] != v.balanceOf(id)
 		due[hostPart] = due[hostPart] || !l.built(id) // its rules name what comes and goes
 	}
 	for id := range l.have {
@@ -270,6 +271,7 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 	if !part && len(want) == 0 { // what no difference deletes (sysctls) has gone with its namespace
 		delete(l.have, id)
 		delete(l.shown, id)
+		delete(l.balance, id)
 	} else if net, ok := v.picture.Net(id); ok {
 		l.shown[id] = net
 	}
