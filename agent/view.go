@@ -147,7 +147,8 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 			take(part, overlay.RemotePort(v.settings, n, r), have)
 		}
 	}
-	for _, p := range n.Ports { // an address that came here meanwhile is the port's own now
+	maps.Copy(want, overlay.Floods(v.settings, n)) // others of the host's endpoints may need what one has left
+	for _, p := range n.Ports {                    // an address that came here meanwhile is the port's own now
 		for k := range overlay.RenderPort(v.settings, n, p) {
 			delete(part, k)
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -15,9 +16,11 @@ import (
 // However a network's endpoints change, looking at the changed ones alone leads to the state that rendering everything leads to.
 func TestChangesLeadToTheWhole(t *testing.T) {
 	settings := overlay.Settings{Self: self, VTEP: ip("192.0.2.1"), VXLANPort: 4789, NetnsDir: "/run/weft/netns"}
-	n := network(front, "10.1.0.0/24")
+	quiet, chatty := network(front, "10.1.0.0/24"), network(front, "10.1.0.0/24")
+	chatty.Options = map[string]string{record.OptMulticast: "true"}
 	mine := box("mine", in(front, "e0", "10.1.0.2"))
 	rapid.Check(t, func(rt *rapid.T) {
+		n := []*record.Network{quiet, chatty}[rapid.IntRange(0, 1).Draw(rt, "network")]
 		draw := func(label string) map[record.EndpointID]*record.Endpoint {
 			out := map[record.EndpointID]*record.Endpoint{"e0": endpointOf(self, 1, mine, mine.Attachments[0])}
 			for i := range rapid.IntRange(0, 6).Draw(rt, label) {
@@ -41,14 +44,20 @@ func TestChangesLeadToTheWhole(t *testing.T) {
 			}
 		}
 		before, after := draw("before"), draw("after")
+		for i := range 7 {
+			id := record.EndpointID(fmt.Sprintf("e%d", i))
+			if before[id] != nil && rapid.Bool().Draw(rt, "stays") {
+				after[id] = before[id]
+			}
+		}
 		v, w := at(1, before), at(2, after)
 		have := v.want(front)
 		changed := map[record.EndpointID]bool{}
-		for id := range before {
-			changed[id] = true
-		}
-		for id := range after {
-			changed[id] = true
+		for i := range 7 {
+			id := record.EndpointID(fmt.Sprintf("e%d", i))
+			if !reflect.DeepEqual(before[id], after[id]) {
+				changed[id] = true
+			}
 		}
 		shown, _ := v.picture.Net(front)
 		want, part := w.changed(front, changed, shown, have)

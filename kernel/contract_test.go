@@ -45,7 +45,7 @@ func (s subject) every(name string, vni uint32) kernel.State {
 	ns := s.space(name)
 	vtep, gateway := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("10.9.0.1")
 	vx := object(kernel.KindVXLAN, ns, "vx0", "", kernel.VXLAN{
-		VNI: vni, Local: vtep, Port: 4789, MAC: "06:00:00:00:00:02", MTU: 1450, At: kernel.Port{Master: "br0", NeighSuppress: true, NoFlood: true},
+		VNI: vni, Local: vtep, Port: 4789, MAC: "06:00:00:00:00:02", MTU: 1450, At: kernel.Port{Master: "br0", NeighSuppress: true, NoFlood: true, Multicast: true},
 	})
 	vx.Holds = kernel.HoldsVNI(vni, 4789)
 	far := "eth" + name
@@ -91,6 +91,8 @@ func (s subject) every(name string, vni uint32) kernel.State {
 		object(kernel.KindNeigh, kernel.HostNS, "weft"+name, "10.9.0.1", kernel.Neigh{MAC: "06:00:00:00:00:04"}),
 		object(kernel.KindFDB, ns, "ep1", "02:42:0a:09:00:02", kernel.FDB{}),
 		object(kernel.KindFDB, ns, "vx0", "02:42:0a:09:00:03", kernel.FDB{}),
+		object(kernel.KindFDB, ns, "vx0", kernel.FloodDst(netip.MustParseAddr("192.0.2.2")), kernel.FDB{VTEP: netip.MustParseAddr("192.0.2.2")}),
+		object(kernel.KindFDB, ns, "vx0", kernel.FloodDst(netip.MustParseAddr("192.0.2.3")), kernel.FDB{VTEP: netip.MustParseAddr("192.0.2.3")}),
 		object(kernel.KindFDB, ns, "vx0", "02:42:0a:09:00:03 self", kernel.FDB{VTEP: netip.MustParseAddr("192.0.2.2")}),
 		object(kernel.KindTable, ns, "inet weft", "", table()),
 		object(kernel.KindElement, ns, "inet weft addrs", "192.0.2.7", kernel.Element{Type: kernel.SetAddr}),

@@ -169,6 +169,6 @@ func parsePort(b []byte, p *portInfo) {
 			p.Hairpin = on(v)
 		}
 	}
-	p.NoFlood = !floods[0]
-	p.mixed = floods[0] != floods[1] || floods[0] != floods[2]
+	p.NoFlood, p.Multicast = !floods[0], !floods[0] && floods[1]
+	p.mixed = floods[1] != floods[2] || floods[0] && !floods[1]
 }

@@ -168,8 +168,8 @@ func portInfoAttr(p Port) *nl.RtAttr {
 	data := info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
 	data.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(false))
 	data.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
-	data.AddRtAttr(nl.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
-	data.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
+	data.AddRtAttr(nl.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood || p.Multicast))
+	data.AddRtAttr(nl.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood || p.Multicast))
 	data.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.NeighSuppress))
 	data.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
 	data.AddRtAttr(nl.IFLA_BRPORT_MODE, flag(p.Hairpin))
@@ -275,17 +275,31 @@ func neighMsg(verb Verb, index int32, k Key, s Neigh) (*nl.NetlinkRequest, error
 }
 
 // selfSuffix marks the keys of a VXLAN device's own entries.
-const selfSuffix = " self"
+const (
+	selfSuffix  = " self"
+	zeroMAC     = "00:00:00:00:00:00"
+	floodPrefix = zeroMAC + selfSuffix + " "
+)
+
+// FloodDst is Key.Dst of the entry that makes a VXLAN device send to a VTEP what it knows no other for.
+func FloodDst(vtep netip.Addr) string { return floodPrefix + vtep.String() }
 
 func fdbMsg(verb Verb, index int32, k Key, s FDB) (*nl.NetlinkRequest, error) {
 	text, own := strings.CutSuffix(k.Dst, selfSuffix)
+	flood := strings.HasPrefix(k.Dst, floodPrefix)
+	if flood {
+		text, own = zeroMAC, true
+	}
 	mac, err := hardware(text)
 	if err != nil {
 		return nil, err
 	}
 	q := nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, replace)
-	if verb == Del {
+	switch {
+	case verb == Del:
 		q = nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
+	case flood: // one more VTEP, or nothing where it is one already
+		q = nl.NewNetlinkRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
 	}
 	// The bridge takes a permanent entry for an address of its own: a static one is NOARP alone.
 	m := &netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), State: unix.NUD_NOARP, Flags: unix.NTF_MASTER}

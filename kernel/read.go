@@ -331,7 +331,10 @@ func readFDB(ctx context.Context, c *conn, s scope, out State) error {
 		l := s.links.byIndex[n.index]
 		k := Key{Kind: KindFDB, NS: s.ns, Link: l.name, Dst: n.mac}
 		switch {
-		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid() && n.mac != "00:00:00:00:00:00":
+		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid() && n.mac == zeroMAC:
+			k.Dst = FloodDst(n.dst)
+			out.Add(Object{Key: k, Spec: FDB{VTEP: n.dst}})
+		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid():
 			k.Dst += selfSuffix
 			out.Add(Object{Key: k, Spec: FDB{VTEP: n.dst}})
 		case n.master > 0 && n.state == unix.NUD_NOARP && (s.own || l.hostPort()):

@@ -108,6 +108,7 @@ type Port struct {
 	Master        string // "" if it is none
 	NeighSuppress bool   // answer ARP from the bridge's permanent neighbours
 	NoFlood       bool   // unknown unicast, multicast and broadcast are not sent here
+	Multicast     bool   // with NoFlood: multicast and broadcast are
 	Isolated      bool
 	Hairpin       bool // what comes from here may go back here
 }
@@ -153,7 +154,8 @@ type Route struct {
 type Neigh struct{ MAC string }
 
 // FDB is a static forwarding entry; Key.Dst is its MAC. With a VTEP it is the VXLAN device's own (`self`), and otherwise the bridge's
-// (`master`): those two are different objects, whose Dst differ by the suffix " self".
+// (`master`): those two are different objects, whose Dst differ by the suffix " self". Where the MAC is zero the device has one entry for each
+// VTEP that everything it knows no other for goes to, once: its Dst ends with " self VTEP" (FloodDst).
 type FDB struct{ VTEP netip.Addr }
 
 func (s Netns) Equal(o Spec) bool  { return o == Spec(s) }
@@ -211,6 +213,9 @@ func (p Port) String() string {
 	}
 	if p.NoFlood {
 		out += " noflood"
+	}
+	if p.Multicast {
+		out += " multicast"
 	}
 	if p.Isolated {
 		out += " isolated"

@@ -8,7 +8,8 @@
 //	sandbox eth0 ── ep… ┴ br0 (the gateways) ┤
 //	                                         └ up0 ── weft… in the host's namespace: egress, masqueraded
 //
-// Nothing is learned and nothing is flooded: forwarding and neighbour entries of all endpoints are there before a packet is.
+// Nothing is learned and nothing is flooded: forwarding and neighbour entries of all endpoints are there before a packet is. Where a network
+// has multicast, that and broadcast go to each host that has an endpoint in it, once.
 package overlay
 
 import (
@@ -101,6 +102,22 @@ func RenderPort(s Settings, n Network, p port.Port) kernel.State {
 	return r.out
 }
 
+// Floods returns the entries that multicast is sent by: what several endpoints of one host have together.
+func Floods(s Settings, n Network) kernel.State {
+	r := newRenderer(s, n)
+	if !n.Record.Multicast() {
+		return r.out
+	}
+	for _, ep := range n.Endpoints {
+		r.remote(ep)
+	}
+	maps.DeleteFunc(r.out, func(k kernel.Key, o kernel.Object) bool {
+		f, ok := o.Spec.(kernel.FDB)
+		return !ok || k.Dst != kernel.FloodDst(f.VTEP)
+	})
+	return r.out
+}
+
 // RemotePort returns the part of Render's result that one endpoint of another host needs.
 func RemotePort(s Settings, n Network, ep *record.Endpoint) kernel.State {
 	r := newRenderer(s, n)
@@ -129,7 +146,7 @@ func (r *renderer) base() {
 		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: vxlanName},
 		Spec: kernel.VXLAN{
 			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: port.MAC("vxlan", string(rec.ID), string(r.Self)), MTU: rec.MTU,
-			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true},
+			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true, Multicast: rec.Multicast()},
 		},
 		Holds: kernel.HoldsVNI(rec.VNI, r.VXLANPort),
 	})
@@ -228,5 +245,8 @@ func (r *renderer) remote(ep *record.Endpoint) {
 	if len(ep.Addrs) > 0 {
 		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
 		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
+		if r.n.Record.Multicast() {
+			r.add(kernel.KindFDB, r.ns, vxlanName, kernel.FloodDst(vtep), kernel.FDB{VTEP: vtep})
+		}
 	}
 }

@@ -92,8 +92,11 @@ func examples() map[string]overlay.Network {
 	internal.Internal = true
 	walled := network("10.1.0.0/24")
 	walled.Pools[0].Gateway = netip.Addr{}
+	chatty := network("10.1.0.0/24")
+	chatty.Options = map[string]string{record.OptMulticast: "true"}
 	six := network("10.1.0.0/24", "fd00:1::/64", "fd00:2::/64")
 	return map[string]overlay.Network{
+		"multicast":         example(chatty, endpoint(1, "h1", "10.1.0.2"), endpoint(2, "h2", "10.1.0.3"), endpoint(3, "h3", "10.1.0.4"), endpoint(4, "h3", "10.1.0.5")),
 		"dual":              example(six, endpoint(1, "h1", "10.1.0.2", "fd00:1::2"), endpoint(2, "h1", "10.1.0.3", "fd00:2::2"), endpoint(3, "h2", "10.1.0.4", "fd00:1::3")),
 		"no-port":           example(network("10.1.0.0/24"), endpoint(2, "h2", "10.1.0.3")),
 		"one-port":          example(network("10.1.0.0/24"), endpoint(1, "h1", "10.1.0.2")),

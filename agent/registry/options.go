@@ -19,6 +19,7 @@ const (
 	OptHostBinding  = "com.docker.network.bridge.host_binding_ipv4"
 	OptDefault      = "com.docker.network.bridge.default_bridge"
 	OptRouteOverlap = "weft.allow_route_overlap"
+	OptMulticast    = record.OptMulticast
 	// OptVNIs is how Docker's users asked for VNIs. It is kept with a network that brings its own; nobody else may ask.
 	OptVNIs = "com.docker.network.driver.overlay.vxlanid_list"
 )
@@ -26,6 +27,7 @@ const (
 // option is one that weft knows: of which drivers, and what its value must be.
 type option struct {
 	drivers string // "" is all
+	why     string // others do not have it
 	check   func(p *plan, key, value string) error
 }
 
@@ -37,6 +39,7 @@ var options = map[string]option{
 	OptICC:          {drivers: "bridge", check: isBool(nil)},
 	OptHostBinding:  {drivers: "bridge", check: checkHostBinding},
 	OptAliasMode:    {check: checkAliasMode},
+	OptMulticast:    {drivers: "overlay", why: ": a bridge delivers multicast and broadcast to all its sandboxes anyway", check: isBool(nil)},
 	OptRouteOverlap: {check: isBool(func(p *plan, yes bool) { p.allowOverlap = yes })},
 }
 
@@ -51,7 +54,7 @@ func (p *plan) checkOptions(driver string, given map[string]string) error {
 				return err
 			}
 		case known:
-			return refuse(Invalid, "option %s is for networks of driver %s; the network was not created", k, o.drivers)
+			return refuse(Invalid, "option %s is for networks of driver %s%s; the network was not created", k, o.drivers, o.why)
 		case k == OptVNIs && p.given, k == OptDefault && p.builtin:
 		case k == "encrypted" && driver == "overlay":
 			return refuse(Unsupported, "option %s: encryption is not supported yet; the network was not created", k)
