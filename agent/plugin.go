@@ -90,7 +90,7 @@ func (p *plugin) replayPool(ctx context.Context, l *leases, n *record.Network, p
 		return err
 	}
 	for _, x := range l.of(n.ID, pool.Handle) {
-		if _, err := p.RequestAddress(ctx, pool.Handle, x.Addr, nil); err != nil && !errors.As(err, &refused) {
+		if _, err := p.RequestAddress(ctx, pool.Handle, x.Addr, p.options(x.MAC)); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
@@ -112,6 +112,14 @@ func (l *leases) of(id record.NetworkID, handle string) (out []journal.Lease) {
 		}
 	}
 	return out
+}
+
+// options are those of a request for an endpoint's address.
+func (p *plugin) options(mac record.MAC) map[string]string {
+	if !p.caps.RequiresMACAddress {
+		return nil
+	}
+	return map[string]string{ipamplugin.OptMAC: string(mac)}
 }
 
 func gatewayRequest() map[string]string {

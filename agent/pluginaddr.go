@@ -135,11 +135,7 @@ func (t *takenLease) Error() string { return t.text }
 // ask asks for one address, and looks whether the network can use it. One that it cannot use is noted as well: it goes back when the attach has
 // ended.
 func (q leaseQuest) ask(ctx context.Context, p record.Pool, asked netip.Addr) (netip.Addr, error) {
-	var options map[string]string
-	if q.p.caps.RequiresMACAddress {
-		options = map[string]string{ipamplugin.OptMAC: string(q.mac)}
-	}
-	got, err := q.p.RequestAddress(ctx, p.Handle, asked, options)
+	got, err := q.p.RequestAddress(ctx, p.Handle, asked, q.p.options(q.mac))
 	if err != nil {
 		return got, err
 	}
@@ -149,7 +145,7 @@ func (q leaseQuest) ask(ctx context.Context, p record.Pool, asked netip.Addr) (n
 	if who, held := q.l.holder(q.p.Name(), p.Handle, got); held && who != q.ep { // its books have it once: it is not given back
 		return got, &takenLease{fmt.Sprintf("IPAM plugin %s gave %s of network %s, which it had given to another endpoint of this host (%s)", q.p.Name(), got, q.n.Name, record.ShortID(who))}
 	}
-	if err := q.l.note(ctx, journal.Lease{Plugin: q.p.Name(), Handle: p.Handle, Addr: got, Network: q.n.ID, Endpoint: q.ep}); err != nil {
+	if err := q.l.note(ctx, journal.Lease{Plugin: q.p.Name(), Handle: p.Handle, Addr: got, Network: q.n.ID, Endpoint: q.ep, MAC: q.mac}); err != nil {
 		return got, err
 	}
 	switch {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,12 +106,22 @@ func (o *oracle) ask(l line) {
 	}
 }
 
+// meant is a difference that is meant, or several of one kind: a pattern of all of what says it, and the reason.
+type meant struct{ what, why string }
+
 // judge fails the test for what is not meant, and for what is meant and not there.
-func (o *oracle) judge(meant map[string]string) {
+func (o *oracle) judge(list []meant) {
 	o.t.Helper()
+	found := map[string]bool{}
+	forms := make([]*regexp.Regexp, len(list))
+	for i, m := range list {
+		forms[i] = regexp.MustCompile("^(?:" + m.what + ")$")
+	}
 	said := map[string]bool{}
 	for _, what := range o.order {
-		if meant[what] != "" {
+		is := slices.IndexFunc(forms, func(f *regexp.Regexp) bool { return f.MatchString(what) })
+		if is >= 0 {
+			found[list[is].what] = true
 			continue
 		}
 		o.t.Errorf("weft differs from docker: %s", what)
@@ -118,9 +130,9 @@ func (o *oracle) judge(meant map[string]string) {
 			o.t.Log(both)
 		}
 	}
-	for what, why := range meant {
-		if o.found[what] == "" {
-			o.t.Errorf("%q is a difference that is meant (%s), and there is no such difference any more: take it out of the list", what, why)
+	for _, m := range list {
+		if !found[m.what] {
+			o.t.Errorf("%q is a difference that is meant (%s), and there is no such difference any more: take it out of the list", m.what, m.why)
 		}
 	}
 }

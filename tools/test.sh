@@ -8,7 +8,8 @@ export PATH="$(dirname "$GO"):$PWD/bin:$PATH"
 
 # Program and the Debian package that has it.
 needs="java:default-jre-headless ip:iproute2 nft:nftables dnsperf:dnsperf dig:bind9-dnsutils protoc:protobuf-compiler gcc:gcc
-  busybox:busybox curl:curl dockerd:docker.io containerd:containerd runc:runc tini:tini iptables:iptables firewalld:firewalld dbus-daemon:dbus-daemon etcd:etcd-server"
+  busybox:busybox curl:curl dockerd:docker.io containerd:containerd runc:runc tini:tini iptables:iptables firewalld:firewalld dbus-daemon:dbus-daemon etcd:etcd-server
+  fish:fish zsh:zsh"
 
 root() {
   if [ "$(id -u)" != 0 ]; then
@@ -23,6 +24,7 @@ deps() {
     command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
   done
   [ -e /usr/include/google/protobuf/timestamp.proto ] || missing+=(libprotobuf-dev)
+  [ -e /usr/share/bash-completion/bash_completion ] || missing+=(bash-completion)
   [ -e /usr/share/java/zookeeper.jar ] || missing+=(libzookeeper-java)
   [ ${#missing[@]} = 0 ] && return
   root
@@ -101,7 +103,7 @@ gotests() {
 # The stories of whole hosts on each store, or on $STORE alone. What is about no store of ours runs once, with etcd.
 e2e() {
   root
-  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle)'
+  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf)'
   for store in ${STORE:-etcd consul zk}; do
     echo "== whole hosts in namespaces, on $store"
     STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"

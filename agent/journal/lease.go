@@ -25,6 +25,7 @@ type Lease struct {
 	Addr     netip.Addr        `json:"addr"`
 	Network  record.NetworkID  `json:"network"`
 	Endpoint record.EndpointID `json:"endpoint"`
+	MAC      record.MAC        `json:"mac,omitempty"` // that it was asked for with
 }
 
 // PoolClaim are pools of a network that is being made or removed: once it is clear that there is no such network, the plugin gets them back.

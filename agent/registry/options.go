@@ -95,3 +95,15 @@ func checkAliasMode(_ *plan, k, v string) error {
 	}
 	return nil
 }
+
+// OptionNames lists the options that networks of a driver can have, sorted.
+func OptionNames(driver string) []string {
+	var out []string
+	for k, o := range options {
+		if o.drivers == "" || strings.Contains(o.drivers, driver) {
+			out = append(out, k)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -37,14 +37,6 @@ func (c *cli) completeSandboxes(n int, all bool) completer {
 	return c.completeArgs(n, func(ctx context.Context) []string { return c.sandboxNames(ctx, all) })
 }
 
-// completeTarget completes NETWORK TARGET.
-func (c *cli) completeTarget(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		return c.completeNetworks(1)(cmd, args, toComplete)
-	}
-	return c.completeSandboxes(2, true)(cmd, args, toComplete)
-}
-
 func (c *cli) completeArgs(n int, names func(context.Context) []string) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if n >= 0 && len(args) >= n {

@@ -38,7 +38,10 @@ func (p pairs) Set(s string) error {
 }
 
 // filters is a repeatable flag of KEY=VALUE, where a key may come again.
-type filters struct{ list []*weftv1.Filter }
+type filters struct {
+	list []*weftv1.Filter
+	keys []string // that there are
+}
 
 func (f *filters) Type() string   { return "filter" }
 func (f *filters) String() string { return "" }
@@ -67,11 +70,7 @@ func (l *listing) add(cmd *cobra.Command, ids string, keys ...string) {
 		return
 	}
 	f.VarP(&l.filters, "filter", "f", "Filter output (KEY=VALUE with "+strings.Join(keys, ", ")+")")
-	choices := make([]cobra.Completion, 0, len(keys))
-	for _, k := range keys {
-		choices = append(choices, k+"=")
-	}
-	completeWith(cmd, "filter", cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+	l.filters.keys = keys
 }
 
 // id is an ID as it is to be shown.

@@ -232,7 +232,7 @@ func (c *cli) importRelease() *cobra.Command {
 		Use: "release NETWORK [NAME...]", Short: "Give up addresses that are kept", Args: atLeast(1),
 		Long:              "Give up addresses that are kept for sandboxes which will not come: from now on anybody may get them",
 		Example:           "  weft import release web old1 old2\n  weft import release --all web",
-		ValidArgsFunction: c.completeNetworks(1),
+		ValidArgsFunction: c.completeKept,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 1) {
 				return usage(cmd, codeFailure, "weft: name those whose addresses are to be released, or give --all for all of the network")

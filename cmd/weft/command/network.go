@@ -98,7 +98,7 @@ func (c *cli) networkRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: atLeast(1),
 		Example:           "  weft network rm web db",
-		ValidArgsFunction: c.completeNetworks(-1),
+		ValidArgsFunction: c.completeArgs(-1, c.customNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.each(args, func(name string) error {
 				_, err := call(cmd.Context(), c, (*client).RemoveNetwork, &weftv1.RemoveNetworkRequest{Ref: name})
@@ -145,7 +145,7 @@ func (c *cli) networkDisconnect() *cobra.Command {
 		Example: `  weft network disconnect web c1
   weft network disconnect -f web c1          # also where its host is gone
   weft network disconnect -f --live web c1   # also where another host runs it`,
-		ValidArgsFunction: c.completeTarget,
+		ValidArgsFunction: c.completeMember,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := call(cmd.Context(), c, (*client).Disconnect, &weftv1.DisconnectRequest{Network: args[0], Target: args[1], Force: force, Live: live})
 			return err

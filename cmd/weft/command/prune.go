@@ -17,7 +17,7 @@ import (
 
 func (c *cli) networkPrune() *cobra.Command {
 	var force bool
-	var f filters
+	f := filters{keys: []string{"label", "label!", "until"}}
 	cmd := &cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all networks without endpoints", Args: exactly(0),
 		Long: "Remove all networks that have no endpoint on any host, not even a stopped sandbox's",

@@ -157,28 +157,57 @@ func TestDetachedThatDoesNotStart(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	f, s := newFake(), newShell(t)
+	f.fakeImport.note = f.note
 	f.serve(t, s.path)
 	tests := []struct{ args, want string }{
-		{"network rm |", "bridge web"},
-		{"network rm web |", "bridge"},
+		{"network rm |", "web"},
+		{"network rm web |", ""},
+		{"network inspect web |", "bridge"},
 		{"network connect |", "bridge web"},
-		{"network connect web |", "c1"},
+		{"network connect bridge |", "c1"},
+		{"network connect web |", ""}, // c1 is in it
 		{"network connect web c1 |", ""},
+		{"network connect bridge d|", "c1 docker:"},
+		{"network connect bridge pid|", "c1 pid:"},
+		{"network disconnect web |", "c1 c2"},
+		{"network disconnect web c1 |", ""},
 		{"network create -d |", "bridge overlay"},
 		{"network create |", ""},
+		{"network create --scope |", "local global"},
+		{"network create --subnet |", ""},
+		{"network create --ipam-driver |", "default"},
+		{"network ls -f |", "id= name= driver= scope= type= label= dangling="},
+		{"network ls -f type=|", "type=custom type=builtin"},
+		{"network ls -f name=|", "name=bridge name=web"},
+		{"network ls --format |", "json {{json .}} table {{.ID}} {{.Name}} {{.Driver}} {{.Scope}} {{.IPv4}} {{.IPv6}} {{.Internal}} {{.Labels}} {{.CreatedAt}}"},
+		{"network ls |", ""},
+		{"network prune --filter |", "label= label!= until="},
+		{"endpoint ls -f host=|", "host=h1 host=h2"},
 		{"stop |", "c1"},
+		{"kill -s |", "TERM KILL HUP INT QUIT USR1 USR2 STOP CONT"},
 		{"exec |", "c1"},
 		{"rm |", "c1"},
 		{"inspect |", "c1 bridge web"},
-		{"run --network |", "bridge web"},
+		{"run --network |", "bridge web host none"},
+		{"run --link |", "c1"},
+		{"run --name |", ""},
 		{"ps -f |", "id= name= status= exited= label= network= before= since= publish= expose="},
+		{"ps -f status=|", "status=created status=running status=restarting status=exited"},
+		{"import release |", "bridge web"},
+		{"import release web |", "web1 web2"},
+		{"import release web web1 |", "web2"},
 		{"completion |", "bash zsh fish"},
 	}
 	for _, tt := range tests {
 		args := append([]string{"__complete"}, strings.Fields(tt.args)...)
-		args[len(args)-1] = ""
+		args[len(args)-1] = strings.TrimSuffix(args[len(args)-1], "|")
 		r := s.run(args...)
-		names, directive, _ := strings.Cut(r.out, ":")
+		names, directive := r.out, ""
+		if at := strings.LastIndex(r.out, "\n:"); at >= 0 {
+			names, directive = r.out[:at], r.out[at+2:]
+		} else if strings.HasPrefix(r.out, ":") {
+			names, directive = "", r.out[1:]
+		}
 		if got := strings.Join(strings.Fields(names), " "); got != tt.want || r.code != 0 || strings.HasPrefix(directive, "1\n") {
 			t.Errorf("%s: %q (directive %s, exit %d), want %q", tt.args, got, strings.TrimSpace(directive), r.code, tt.want)
 		}

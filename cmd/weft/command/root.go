@@ -78,6 +78,7 @@ func (c *cli) root() *cobra.Command {
 		c.versionCommand(), completionCommand(), c.demoCommand(),
 	)
 	plainUseLines(root)
+	c.completeAll(root)
 	return root
 }
 

@@ -32,7 +32,6 @@ failed, 126 where the command cannot be run, 127 where it was not found.`,
 		},
 	}
 	r.add(cmd)
-	completeWith(cmd, "network", c.completeArgs(-1, func(ctx context.Context) []string { return c.networkNames(ctx) }))
 	return cmd
 }
 
