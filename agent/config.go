@@ -106,6 +106,14 @@ func advertised(s string) (where string, port uint16, err error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return a.String(), peerPort, nil
 	}
+	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() > 0 {
+		return a.Addr().String(), a.Port(), nil
+	}
+	if inner, ok := strings.CutPrefix(strings.TrimSuffix(s, "]"), "["); ok { // [2001:db8::1], as Docker's users write it
+		if a, err := netip.ParseAddr(inner); err == nil {
+			return a.String(), peerPort, nil
+		}
+	}
 	where, p, hasPort := strings.Cut(s, ":")
 	if !hasPort {
 		return s, peerPort, nil

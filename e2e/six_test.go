@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -198,4 +199,10 @@ func (b *box) finds6(name, want string) error {
 		}
 	}
 	return fmt.Errorf("%s looks %s up and finds %v, want %s", b.name, name, m.Answer, want)
+}
+
+// broadcasting lets a socket send to all.
+func broadcasting(_, _ string, raw syscall.RawConn) error {
+	var err error
+	return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1) }), err)
 }

@@ -93,7 +93,7 @@ func (k *Kernel) Underlay(addr netip.Addr) (link string, mtu int, err error) {
 }
 
 // ResolveAdvertise returns the address that an interface's name or an address stands for. An empty string is the interface of the default
-// route, or the only one that has a global address.
+// route, or the only one that has a global address. Of an interface it is the first IPv4 address, and where there is none the first of IPv6.
 func (k *Kernel) ResolveAdvertise(s string) (netip.Addr, error) {
 	all, err := k.addrs()
 	if err != nil {
@@ -116,9 +116,12 @@ func (k *Kernel) ResolveAdvertise(s string) (netip.Addr, error) {
 	for _, h := range all {
 		a := h.prefix.Addr()
 		known = known || h.link.name == link
-		if a.Is4() && a.IsGlobalUnicast() && (h.link.name == link || link == "" && !strings.HasPrefix(h.link.name, "weft")) {
+		if a.IsGlobalUnicast() && (h.link.name == link || link == "" && !strings.HasPrefix(h.link.name, "weft")) {
 			found = append(found, a)
 		}
+	}
+	if four := slices.DeleteFunc(slices.Clone(found), netip.Addr.Is6); len(four) > 0 {
+		found = four // IPv6 is for those who have no IPv4, or ask for it
 	}
 	switch {
 	case len(found) == 1 || len(found) > 1 && link != "":
@@ -126,7 +129,7 @@ func (k *Kernel) ResolveAdvertise(s string) (netip.Addr, error) {
 	case link != "" && !known:
 		return netip.Addr{}, fmt.Errorf("no interface is called %s, or it has no address", link)
 	case link != "":
-		return netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address", link)
+		return netip.Addr{}, fmt.Errorf("interface %s has no address that others could reach it at", link)
 	case len(found) == 0:
 		return netip.Addr{}, errors.New("this host has no address that others could reach it at: give --cluster-advertise once it has one")
 	}

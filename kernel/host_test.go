@@ -52,7 +52,17 @@ func TestResolveAdvertise(t *testing.T) {
 		{"an address that is not", two, "198.51.100.2", "no interface has the address 198.51.100.2"},
 		{"an interface", two, "lan1", "198.51.100.1"},
 		{"an interface that is not there", two, "lan2", "no interface is called lan2, or it has no address"},
-		{"an interface without an IPv4 address", func() error { return plug("lan0", 1500, "2001:db8::1/64") }, "lan0", "has no IPv4 address"},
+		{"an interface of IPv6 alone", func() error { return plug("lan0", 1500, "2001:db8::1/64") }, "lan0", "2001:db8::1"},
+		{"an interface of both", func() error {
+			if err := one(); err != nil {
+				return err
+			}
+			l, err := netlink.LinkByName("lan0")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrAdd(l, &netlink.Addr{IPNet: cidr("2001:db8::1/64")})
+		}, "lan0", "192.0.2.1"},
 		{"the only one", one, "", "192.0.2.1"},
 		{"none", func() error { return nil }, "", "has no address that others could reach it at"},
 		{"several", two, "", "several addresses and no default route: choose one of [192.0.2.1 198.51.100.1]"},

@@ -236,7 +236,7 @@ func (r *renderer) remote(ep *record.Endpoint) {
 		return
 	}
 	vtep, ok := r.n.Hosts(ep.Host)
-	if !ok {
+	if !ok || vtep.Is4() != r.VTEP.Is4() { // no tunnel leads there
 		return
 	}
 	for _, a := range ep.Addrs {

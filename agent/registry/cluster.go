@@ -44,20 +44,38 @@ func (r *Registry) EnsureCluster(ctx context.Context, want record.Cluster) (*rec
 // RegisterHost writes the host's own record and claims its VTEP address in one transaction. Warnings name pools that a new route of this
 // host overlaps: such traffic cannot reach both. The record's incarnation must not be lower than the stored one.
 func (r *Registry) RegisterHost(ctx context.Context, h record.Host) (rev store.Rev, warnings []string, err error) {
+	var apart string
 	err = retry(ctx, func(bool) (bool, error) {
+		view, err := r.readMeta(ctx)
+		if err != nil {
+			return false, fmt.Errorf("register this host: %w", err)
+		}
 		var again bool
-		var err error
-		rev, again, err = r.tryRegister(ctx, h, &warnings)
+		rev, again, err = r.tryRegister(ctx, view, h, &warnings)
+		apart = otherFamily(view, h)
 		return again, err
 	})
+	if apart != "" {
+		warnings = append(warnings, apart)
+	}
 	return rev, warnings, err
 }
 
-func (r *Registry) tryRegister(ctx context.Context, h record.Host, warnings *[]string) (store.Rev, bool, error) {
-	view, err := r.readMeta(ctx)
-	if err != nil {
-		return 0, false, fmt.Errorf("register this host: %w", err)
+// otherFamily warns where tunnels cannot lead to some hosts; "" where they can.
+func otherFamily(view *record.Snapshot, h record.Host) string {
+	var names []string
+	for o := range view.Hosts() {
+		if o.ID != h.ID && o.VTEP.IsValid() && o.VTEP.Is4() != h.VTEP.Is4() {
+			names = append(names, o.Name)
+		}
 	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("this host's tunnel address %s and those of %s are of different address families: their sandboxes do not reach each other; give all hosts a --data-addr of one family", h.VTEP, firstNames(names))
+}
+
+func (r *Registry) tryRegister(ctx context.Context, view *record.Snapshot, h record.Host, warnings *[]string) (store.Rev, bool, error) {
 	old, known := view.Host(h.ID)
 	if known && old.Incarnation > h.Incarnation {
 		return 0, false, refuse(Lost, "host %s is registered with incarnation %d, and this agent knows of %d only: its state directory is an old copy", h.ID, old.Incarnation, h.Incarnation)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ type Host struct {
 	Env        []string            // more of its environment
 	Credential *syscall.Credential // nil: root
 	StateDir   string              // as the next start of weftd has it
+	VTEP       netip.Addr          // the zero Addr: the host's address
 
 	number int
 
@@ -179,7 +181,7 @@ func (h *Host) Joined(ctx context.Context) error {
 			return err
 		}
 		for _, host := range r.Hosts {
-			if host.Self && host.Name == h.Name && host.Incarnation > 0 && host.Vtep == h.Addr.String() && len(host.Notes) == 0 {
+			if host.Self && host.Name == h.Name && host.Incarnation > 0 && host.Vtep == h.vtep().String() && len(host.Notes) == 0 {
 				return nil
 			}
 		}
@@ -192,6 +194,13 @@ func (h *Host) Joined(ctx context.Context) error {
 		return fmt.Errorf("weftd on %s has not joined: %w", h.Name, err)
 	}
 	return nil
+}
+
+func (h *Host) vtep() netip.Addr {
+	if h.VTEP.IsValid() {
+		return h.VTEP
+	}
+	return h.Addr
 }
 
 // Running tells whether the agent's process is there.
