@@ -81,7 +81,7 @@ func (n *Network) obstacle() string {
 // pool takes over an IPv4 pool. IPv6 is left out: Docker's overlay gave such addresses out, and carried no packet of them to another host.
 func (c *Candidate) pool(p Pool) {
 	if p.Subnet.Addr().Is6() {
-		c.note("IPv6 subnet %s is left out: this version of weft has IPv4 only, and Docker's overlay never carried IPv6", p.Subnet)
+		c.note("IPv6 subnet %s is left out: Docker's overlay never carried IPv6 to another host; make a network with --ipv6 where you want it", p.Subnet)
 		return
 	}
 	if p.VNI != 0 && p.VNI != c.Network.Vni {
