@@ -70,6 +70,7 @@ func parts() []part {
 		{"churn", "an attach while 50 others are detached", true, false, (*bench).measureChurn},
 		{"many", "the first attach into a network of 1,000 endpoints", true, false, (*bench).measureMany},
 		{"memory", "memory", true, false, (*bench).measureMemory},
+		{"commands", "commands that list and inspect", true, false, (*bench).measureCommands},
 	}
 }
 
@@ -108,7 +109,7 @@ func measure(ctx context.Context, cfg config) (*Report, error) {
 // measureOn runs the parts in a lab of its own.
 func measureOn(ctx context.Context, cfg config, kind server.Kind, report *Report) (err error) {
 	b := &bench{cfg: cfg, kind: kind, report: report}
-	if b.lab, err = lab.New(ctx, lab.Config{Dir: cfg.Dir, Weftd: cfg.Weftd, Store: b}); err != nil {
+	if b.lab, err = lab.New(ctx, lab.Config{Dir: cfg.Dir, Weftd: cfg.Weftd, Weft: filepath.Join(filepath.Dir(cfg.Weftd), "weft"), Store: b}); err != nil {
 		return fmt.Errorf("make the lab: %w", err)
 	}
 	defer func() { err = errors.Join(err, b.close()) }()

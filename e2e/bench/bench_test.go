@@ -41,13 +41,13 @@ func labDir(t *testing.T) string {
 
 func buildAgent(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "weftd")
-	cmd := exec.Command("go", "build", "-o", path, "weft/cmd/weftd")
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-o", dir+"/", "weft/cmd/weftd", "weft/cmd/weft")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the agent: %v\n%s", err, text)
 	}
-	return path
+	return filepath.Join(dir, "weftd")
 }
 
 // Given few samples, when all parts run, each has its rows with numbers in them. What the numbers are says nothing here.
@@ -77,6 +77,7 @@ func TestEveryPartHasItsRows(t *testing.T) {
 		"etcd": append([]string{
 			"attach, kernel part", "1,000 remote endpoints programmed", "DNS in a sandbox", "TCP, one stream", "TCP request and response, 1 byte",
 			"attach while 50 others are detached", "first attach, 1,000 remote endpoints", "agent's memory, 10 sandboxes", "a sandbox's supervisor",
+			"network ls, 1,000 networks", "network inspect, 5,000 endpoints", "network inspect, asking the store",
 		}, each...),
 	} {
 		for _, want := range rows {

@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	var file, only, stores string
 	fs.StringVar(&file, "json", "", "write the report to this `FILE`, too")
 	fs.StringVar(&cfg.Dir, "dir", "/var/tmp/weft-bench", "`directory` on a real disk, which is made and removed")
-	fs.StringVar(&cfg.Weftd, "weftd", filepath.Join("bin", "weftd"), "the agent's `program`")
+	fs.StringVar(&cfg.Weftd, "weftd", filepath.Join("bin", "weftd"), "the agent's `program`; the command is beside it")
 	fs.StringVar(&only, "only", "", "comma-separated `parts` to measure: "+strings.Join(partNames(), ", "))
 	fs.StringVar(&stores, "stores", "", "comma-separated `stores` to measure on: etcd, consul, zk")
 	fs.BoolVar(&cfg.Quick, "quick", false, "few samples: whether it works, not how fast it is")
