@@ -113,7 +113,7 @@ func TestANamespaceOfOthersTakesPart(t *testing.T) {
 	h.weft("network", "disconnect", "db", "theirs")
 	h.forgets("theirs")
 	h.empties(ns)
-	h.refuses(1, "No such sandbox: "+target, "network", "disconnect", "web", target)
+	h.refuses(1, "is not connected to network web", "network", "disconnect", "web", target)
 
 	// It goes while it is connected, once with an agent that sees it and once without.
 	for _, seen := range []bool{true, false} {

@@ -55,15 +55,15 @@ func TestASandboxIsRenamed(t *testing.T) {
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	h1.weft("network", "create", "-d", "overlay", "db")
-	a, b := h1.box("a", "web", "--network", "db"), h2.box("b", "web")
+	a, b := h1.box("ann", "web", "--network", "db"), h2.box("ben", "web")
 	h2.box("taken", "db")
 	addr := a.addr("web")
-	eventually(t, settle, func() error { return b.finds("a", addr) })
+	eventually(t, settle, func() error { return b.finds("ann", addr) })
 
-	h1.weft("rename", "a", "n")
-	eventually(t, settle, func() error { return errors.Join(b.finds("n", addr), b.finds("a")) })
+	h1.weft("rename", "ann", "n")
+	eventually(t, settle, func() error { return errors.Join(b.finds("n", addr), b.finds("ann")) })
 	eventually(t, settle, func() error { return a.finds("n", addr, (&box{h: h1, name: "n"}).addr("db")) })
-	h1.refuses(1, "No such sandbox: a", "inspect", "--type", "sandbox", "a")
+	h1.refuses(1, "No such sandbox: ann", "inspect", "--type", "sandbox", "ann")
 
 	// In web the name is free, in db it is not: it moves in neither.
 	h1.refuses(1, "endpoint with name taken already exists in network db", "rename", "n", "taken")
@@ -108,19 +108,19 @@ func TestRestartPolicies(t *testing.T) {
 
 	// One that dies is out of DNS, comes back, and has its address.
 	dir := t.TempDir()
-	a := h.box("a", "web", "--restart", "unless-stopped")
-	addr, first := a.addr("web"), h.life("a").State.Pid
-	eventually(t, settle, func() error { return witness.finds("a", addr) })
+	a := h.box("ann", "web", "--restart", "unless-stopped")
+	addr, first := a.addr("web"), h.life("ann").State.Pid
+	eventually(t, settle, func() error { return witness.finds("ann", addr) })
 	must(t, lookProcess(t, h, a).Kill())
-	v = h.awaitLife("a", func(v lifeView) bool { return runs(v) && v.State.Pid != first })
+	v = h.awaitLife("ann", func(v lifeView) bool { return runs(v) && v.State.Pid != first })
 	if v.RestartCount != 1 || a.addr("web") != addr {
 		t.Errorf("a is %+v and has %s, it had %s", v, a.addr("web"), addr)
 	}
-	eventually(t, settle, func() error { return witness.finds("a", addr) })
-	h.weft("kill", "-s", "KILL", "a")
-	h.awaitLife("a", func(v lifeView) bool { return v.State.Status == "exited" })
-	h.weft("start", "a")
-	if v := h.life("a"); !runs(v) || v.RestartCount != 0 {
+	eventually(t, settle, func() error { return witness.finds("ann", addr) })
+	h.weft("kill", "-s", "KILL", "ann")
+	h.awaitLife("ann", func(v lifeView) bool { return v.State.Status == "exited" })
+	h.weft("start", "ann")
+	if v := h.life("ann"); !runs(v) || v.RestartCount != 0 {
 		t.Errorf("after a start a is %+v", v)
 	}
 
@@ -145,8 +145,8 @@ func TestRestartPolicies(t *testing.T) {
 		t.Errorf("loop is %+v", v)
 	}
 	h.weft("rm", "loop")
-	h.weft("rm", "-f", "a")
-	h.refuses(1, "No such sandbox", "inspect", "--type", "sandbox", "a")
+	h.weft("rm", "-f", "ann")
+	h.refuses(1, "No such sandbox", "inspect", "--type", "sandbox", "ann")
 }
 
 // Those with a policy come back with their addresses after their host has lost its power, the others are down; what ended while no agent was
@@ -158,16 +158,17 @@ func TestRestartPoliciesAfterRebootAndAgent(t *testing.T) {
 	h.weft("network", "create", "-d", "overlay", "web")
 	witness := c.hosts[0].box("witness", "web")
 	gap := h.box("gap", "web")
-	a, always := h.box("a", "web", "--restart", "unless-stopped"), h.box("always", "web", "--restart", "always")
+	a, always := h.box("ann", "web", "--restart", "unless-stopped"), h.box("always", "web", "--restart", "always")
 	plain, off := h.box("plain", "web"), h.box("off", "web", "--restart", "unless-stopped")
 	addrA, addrAlways := a.addr("web"), always.addr("web")
 	h.weft("rm", "-f", gap.name)
 	h.weft("stop", "-t", "0", off.name, always.name)
 
+	theirs := lookProcess(t, h, a)
 	h.kill()
-	must(t, lookProcess(t, h, a).Kill())
+	must(t, theirs.Kill())
 	h.up()
-	h.awaitLife("a", runs)
+	h.awaitLife("ann", runs)
 	if got := a.addr("web"); got != addrA {
 		t.Errorf("after the agent's restart a has %s, it had %s", got, addrA)
 	}
@@ -180,7 +181,7 @@ func TestRestartPoliciesAfterRebootAndAgent(t *testing.T) {
 	must(t, h.PowerOff(within(t, patience)))
 	h.up()
 	h.awaitJoined()
-	h.awaitLife("a", runs)
+	h.awaitLife("ann", runs)
 	h.awaitLife("always", runs) // as docker: also though it was stopped
 	if got := a.addr("web"); got != addrA {
 		t.Errorf("after the reboot a has %s, it had %s", got, addrA)
@@ -190,7 +191,7 @@ func TestRestartPoliciesAfterRebootAndAgent(t *testing.T) {
 			t.Errorf("%s is %+v after a reboot", b.name, v)
 		}
 	}
-	eventually(t, settle, func() error { return errors.Join(witness.finds("a", addrA), witness.finds("always", always.addr("web"))) })
+	eventually(t, settle, func() error { return errors.Join(witness.finds("ann", addrA), witness.finds("always", always.addr("web"))) })
 	if got := always.addr("web"); got != addrAlways {
 		t.Logf("always has %s, it had %s: it was free meanwhile", got, addrAlways)
 	}
@@ -205,8 +206,8 @@ func TestARestartNeedsNoStore(t *testing.T) {
 	c.start()
 	h := c.hosts[0]
 	h.weft("network", "create", "-d", "overlay", "web")
-	a, witness := h.box("a", "web", "--restart", "always"), h.box("witness", "web")
-	addr, first := a.addr("web"), h.life("a").State.Pid
+	a, witness := h.box("ann", "web", "--restart", "always"), h.box("witness", "web")
+	addr, first := a.addr("web"), h.life("ann").State.Pid
 	b.down()
 	eventually(t, patience, func() error {
 		if r := h.try("store", "status"); r.Code == 0 {
@@ -215,13 +216,13 @@ func TestARestartNeedsNoStore(t *testing.T) {
 		return nil
 	})
 	must(t, lookProcess(t, h, a).Kill())
-	h.awaitLife("a", func(v lifeView) bool { return runs(v) && v.State.Pid != first })
+	h.awaitLife("ann", func(v lifeView) bool { return runs(v) && v.State.Pid != first })
 	if got := a.addr("web"); got != addr {
 		t.Errorf("a has %s, it had %s", got, addr)
 	}
-	eventually(t, settle, func() error { return errors.Join(witness.pings(addr, 8, soon), witness.finds("a", addr)) })
-	h.weft("restart", "-t", "0", "a")
-	eventually(t, settle, func() error { return errors.Join(witness.pings(addr, 8, soon), witness.finds("a", addr)) })
+	eventually(t, settle, func() error { return errors.Join(witness.pings(addr, 8, soon), witness.finds("ann", addr)) })
+	h.weft("restart", "-t", "0", "ann")
+	eventually(t, settle, func() error { return errors.Join(witness.pings(addr, 8, soon), witness.finds("ann", addr)) })
 	b.up()
 	h.awaitJoined()
 	eventually(t, patience, func() error {
@@ -248,13 +249,13 @@ func TestARestartByHand(t *testing.T) {
 	h := c.hosts[0]
 	h.weft("network", "create", "-d", "overlay", "web")
 	witness := c.hosts[1].box("witness", "web")
-	a := h.box("a", "web")
-	addr, first := a.addr("web"), h.life("a").State.Pid
-	h.weft("restart", "-t", "0", "a")
-	if v := h.life("a"); !runs(v) || v.State.Pid == first || v.RestartCount != 0 || a.addr("web") != addr {
+	a := h.box("ann", "web")
+	addr, first := a.addr("web"), h.life("ann").State.Pid
+	h.weft("restart", "-t", "0", "ann")
+	if v := h.life("ann"); !runs(v) || v.State.Pid == first || v.RestartCount != 0 || a.addr("web") != addr {
 		t.Errorf("a is %+v and has %s, it had %s", v, a.addr("web"), addr)
 	}
-	eventually(t, settle, func() error { return errors.Join(witness.finds("a", addr), witness.pings(addr, 8, soon)) })
+	eventually(t, settle, func() error { return errors.Join(witness.finds("ann", addr), witness.pings(addr, 8, soon)) })
 
 	// One that takes its time to end; the agent does not live to see it.
 	marks := filepath.Join(t.TempDir(), "marks")
@@ -294,21 +295,21 @@ func TestLogs(t *testing.T) {
 	c.start()
 	h := c.hosts[0]
 	gate := filepath.Join(t.TempDir(), "gate")
-	h.weft("run", "-d", "--name", "a", "--network", "none", "--", "sh", "-c",
+	h.weft("run", "-d", "--name", "ann", "--network", "none", "--", "sh", "-c",
 		"echo one; echo two >&2; sleep 0.1; echo three; until test -e "+gate+"; do sleep 0.05; done; echo last")
 	eventually(t, patience, func() error {
-		r := h.try("logs", "a")
+		r := h.try("logs", "ann")
 		if r.Stdout != "one\nthree\n" || r.Stderr != "two\n" {
 			return fmt.Errorf("logs: %+v", r)
 		}
 		return nil
 	})
-	if r := h.try("logs", "-t", "--tail", "1", "a"); len(r.Stdout) < 30 || !strings.HasSuffix(r.Stdout, " three\n") {
+	if r := h.try("logs", "-t", "--tail", "1", "ann"); len(r.Stdout) < 30 || !strings.HasSuffix(r.Stdout, " three\n") {
 		t.Errorf("logs -t --tail 1: %+v", r)
 	} else if _, err := time.Parse(time.RFC3339Nano, strings.Fields(r.Stdout)[0]); err != nil {
 		t.Error(err)
 	}
-	if r := h.try("logs", "--until", "1h", "a"); r.Stdout+r.Stderr != "" {
+	if r := h.try("logs", "--until", "1h", "ann"); r.Stdout+r.Stderr != "" {
 		t.Errorf("logs --until 1h: %+v", r)
 	}
 	h.refuses(1, "No such sandbox: gone", "logs", "gone")
@@ -316,7 +317,7 @@ func TestLogs(t *testing.T) {
 	out, err := os.Create(shown)
 	must(t, err)
 	defer out.Close()
-	cmd := h.Command(within(t, patience), "logs", "-f", "a")
+	cmd := h.Command(within(t, patience), "logs", "-f", "ann")
 	cmd.Stdout = out
 	must(t, cmd.Start())
 	is := func(want string) func() error {
