@@ -182,6 +182,21 @@ func TestAnswerSizes(t *testing.T) {
 			t.Errorf("%s %v: OPT %v", c.network, q.IsEdns0(), a.IsEdns0())
 		}
 	}
+	// Sixty fit into what resolvers offer today, and not into what every one takes.
+	for i := range 60 {
+		l.w.ep(l.blue, fmt.Sprintf("s%d 10.2.0.%d sixty", i, i+1))
+	}
+	l.show()
+	for _, c := range []struct {
+		network string
+		change  []func(*dns.Msg)
+		whole   bool
+	}{{"udp", nil, false}, {"udp", []func(*dns.Msg){edns(1232)}, true}, {"tcp", nil, true}} {
+		a := askOver(t, dialIn(t, l.box.Netns, c.network), query("sixty", dns.TypeA, c.change...))
+		if a.Truncated == c.whole || c.whole && len(a.Answer) != 60 || !c.whole && len(a.Answer) < 20 {
+			t.Errorf("of sixty, over %s there are %d, truncated %v", c.network, len(a.Answer), a.Truncated)
+		}
+	}
 	do := askOver(t, dialIn(t, l.box.Netns, "udp"), query("web", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, true) }))
 	if o := do.IsEdns0(); o == nil || !o.Do() || o.UDPSize() != ownUDPSize || shown(do) != "10.0.0.2" {
 		t.Errorf("with DO: %v", do)

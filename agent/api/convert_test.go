@@ -69,7 +69,7 @@ func TestASandboxRequestIsPassedOnWhole(t *testing.T) {
 		Detached: true, NetworkMode: "none", Dns: []string{"192.0.2.53", "fd00::53"}, DnsSearch: []string{"d"}, DnsOptions: []string{"ndots:0"},
 		ExtraHosts: []string{"x:192.0.2.1"}, Labels: map[string]string{"l": "2"},
 		Attachments: []*weftv1.Attachment{{
-			Network: "front", Ip: "10.1.0.2", Ip6: "fd00::2", Aliases: []string{"web"}, Links: []*weftv1.Link{{Target: "db", Alias: "base"}},
+			Network: "front", Ip: "10.1.0.2", Ip6: "fd00::2", Aliases: []string{"web", "api"}, VipAliases: []string{"api"}, Links: []*weftv1.Link{{Target: "db", Alias: "base"}},
 			DriverOptions: map[string]string{"d": "1"}, GwPriority: -3, MacAddress: "02:42:0a:01:00:02",
 		}, nil},
 	})
@@ -84,7 +84,7 @@ func TestASandboxRequestIsPassedOnWhole(t *testing.T) {
 			ExtraHosts: []string{"x:192.0.2.1"}, Labels: map[string]string{"l": "2"},
 		},
 		[]api.AttachmentRequest{{
-			Network: "front", IP: "10.1.0.2", IP6: "fd00::2", Aliases: []string{"web"}, Links: []record.Link{{Target: "db", Alias: "base"}},
+			Network: "front", IP: "10.1.0.2", IP6: "fd00::2", Aliases: []string{"web", "api"}, VIPAliases: []string{"api"}, Links: []record.Link{{Target: "db", Alias: "base"}},
 			DriverOpts: map[string]string{"d": "1"}, GwPriority: -3, MAC: "02:42:0a:01:00:02",
 		}, {}},
 	})
@@ -315,4 +315,16 @@ func TestTheClusterIsShown(t *testing.T) {
 		Version: "v1", ApiVersion: api.Version, GoVersion: runtime.Version(), OsArch: runtime.GOOS + "/" + runtime.GOARCH, HostId: "h1", ClusterId: "c",
 		Store: "etcd://x", StoreError: "connection refused",
 	})
+}
+
+// Virtual addresses are shown with their network.
+func TestVirtualAddressesAreShown(t *testing.T) {
+	v := front()
+	v.VIPs = []api.VIPView{{VIP: &record.VIP{Alias: "Api", Addrs: []netip.Addr{adr("10.1.0.254"), adr("fd00::fe")}}, Members: []string{"c1", "c2"}}}
+	n := weftv1.NewNetworksClient(client(t, &fake{networks: []api.NetworkView{v}}))
+	r, err := n.InspectNetwork(t.Context(), &weftv1.InspectNetworkRequest{Ref: "front"})
+	if err != nil || len(r.VirtualAddresses) != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	same(t, r.VirtualAddresses[0], &weftv1.VirtualAddress{Alias: "Api", Addresses: []string{"10.1.0.254", "fd00::fe"}, Members: []string{"c1", "c2"}})
 }
