@@ -173,6 +173,8 @@ func TestCorrections(t *testing.T) {
 	right := endpointOf(self, 2, a, a.Attachments[0])
 	old := *right
 	old.Incarnation = 1
+	renamed := *right
+	renamed.Name = "b"
 	stopped := box("a", in(front, "e1", "10.1.0.2"))
 	stopped.Up = false
 	pending := in(front, "e1", "10.1.0.2")
@@ -187,14 +189,15 @@ func TestCorrections(t *testing.T) {
 		want    []string
 		without bool // the network is not followed
 	}{
-		"all is right":                      {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{right, foreign}, synced: synced},
-		"missing":                           {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{foreign}, synced: synced, want: []string{"put e1"}},
-		"of an older life":                  {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{&old}, synced: synced, want: []string{"put e1"}},
-		"stopped":                           {boxes: []*record.Sandbox{stopped}, store: []*record.Endpoint{right}, synced: synced, want: []string{"put e1"}},
-		"an orphan of this host":            {store: []*record.Endpoint{right, foreign}, synced: synced, want: []string{"del e1"}},
-		"an attach under way":               {boxes: []*record.Sandbox{box("a", pending)}, store: []*record.Endpoint{foreign}, synced: synced},
-		"the store has not spoken":          {boxes: []*record.Sandbox{a}, synced: func(string) bool { return false }},
-		"an orphan, and no word of a store": {store: []*record.Endpoint{right}, synced: func(string) bool { return false }},
+		"all is right":                          {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{right, foreign}, synced: synced},
+		"missing":                               {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{foreign}, synced: synced, want: []string{"put e1"}},
+		"of an older life":                      {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{&old}, synced: synced, want: []string{"put e1"}},
+		"stopped":                               {boxes: []*record.Sandbox{stopped}, store: []*record.Endpoint{right}, synced: synced, want: []string{"put e1"}},
+		"a rename that did not come to its end": {boxes: []*record.Sandbox{a}, store: []*record.Endpoint{&renamed}, synced: synced, want: []string{"put e1"}},
+		"an orphan of this host":                {store: []*record.Endpoint{right, foreign}, synced: synced, want: []string{"del e1"}},
+		"an attach under way":                   {boxes: []*record.Sandbox{box("a", pending)}, store: []*record.Endpoint{foreign}, synced: synced},
+		"the store has not spoken":              {boxes: []*record.Sandbox{a}, synced: func(string) bool { return false }},
+		"an orphan, and no word of a store":     {store: []*record.Endpoint{right}, synced: func(string) bool { return false }},
 	} {
 		var got []string
 		for _, f := range corrections(as, boxMap(tc.boxes...), picture(t, 5, nets, tc.store...), tc.synced) {
@@ -207,6 +210,16 @@ func TestCorrections(t *testing.T) {
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
+	}
+}
+
+// One that is to be started again is down, and keeps all its addresses meanwhile.
+func TestASandboxThatComesAgainKeepsItsAddresses(t *testing.T) {
+	s := box("a", in(front, "e1", "10.1.0.2", "fd00:1::2"))
+	s.Up, s.Status = false, record.SandboxRestarting
+	ep := endpointOf(self, 1, s, s.Attachments[0])
+	if ep.Running || !slices.Equal(ep.Addrs, []netip.Addr{ip("10.1.0.2"), ip("fd00:1::2")}) {
+		t.Errorf("%+v", ep)
 	}
 }
 

@@ -339,3 +339,47 @@ func TestLogs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// However far a rename or a restart had come when the agent died, the next one arrives at a whole: the sandbox runs, has one name everywhere, and
+// the address that it had.
+func TestAnAgentDiesWhileItRenamesAndRestarts(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h := c.hosts[1]
+	h.weft("network", "create", "-d", "overlay", "web")
+	h.weft("network", "create", "-d", "overlay", "db")
+	witness := c.hosts[0].box("witness", "web")
+	h.box("one", "web", "--network", "db")
+	addr := (&box{h: h, name: "one"}).addr("web")
+	name := "one"
+	for round := range 8 {
+		args := []string{"rename", name, fmt.Sprintf("name%d", round)}
+		if round%2 == 1 {
+			args = []string{"restart", "-t", "0", name}
+		}
+		cmd := h.Command(within(t, patience), args...)
+		must(t, cmd.Start())
+		<-time.After(time.Duration(round) * 7 * time.Millisecond) // somewhere in its work
+		h.kill()
+		_ = cmd.Wait()
+		h.up()
+		h.awaitJoined()
+		eventually(t, patience, func() error {
+			name = h.weft("ps", "-q", "--format", "{{.Names}}")
+			if name == "" {
+				return errors.New("it does not run")
+			}
+			for _, network := range []string{"web", "db"} {
+				got := h.weft("endpoint", "ls", "-f", "network="+network, "-f", "host="+h.Name, "--format", "{{.Name}} {{.State}}")
+				if got != name+" running" {
+					return fmt.Errorf("%s: %s has %q, the sandbox is %s", strings.Join(args, " "), network, got, name)
+				}
+			}
+			return witness.finds(name, addr)
+		})
+		eventually(t, settle, func() error { return witness.pings(addr, 8, soon) })
+	}
+	if r := h.try("store", "check"); r.Code != 0 {
+		t.Errorf("the store: %s%s", r.Stdout, r.Stderr)
+	}
+}

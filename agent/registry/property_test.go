@@ -149,9 +149,9 @@ func (l *lab) attach(ctx context.Context, h *host, n *record.Network) {
 		ep.VIPAliases = l.aliases()
 		_, _ = h.CreateEndpoint(ctx, h.as, ep)
 	case k == 3:
-		vips := l.aliases()
+		vips, name := l.aliases(), fmt.Sprintf("c%d", rapid.IntRange(0, 2).Draw(l.t, "new name"))
 		_, _ = h.UpdateEndpoint(ctx, h.as, n.ID, own[0].ID, func(ep *record.Endpoint) {
-			ep.Addrs, ep.VIPAliases = []netip.Addr{netip.MustParseAddr(addr)}, vips
+			ep.Addrs, ep.VIPAliases, ep.Name = []netip.Addr{netip.MustParseAddr(addr)}, vips, name
 		})
 	default:
 		_, _ = h.DeleteEndpoint(ctx, h.as, n.ID, own[0].ID)

@@ -47,10 +47,11 @@ func (p *process) live(ctx context.Context, req *weftv1.CreateSandboxRequest, to
 	if err != nil {
 		return p.orSignal(ctx, err)
 	}
-	var exit *weftv1.Exit
-	if err = told(made.Id); err == nil {
-		exit, err = p.join(ctx, made.Id, req.Stdin, req.Tty, true)
+	if err := told(made.Id); err != nil {
+		p.c.discard(ctx, req, made.Id)
+		return err
 	}
+	exit, err := p.join(ctx, made.Id, req.Stdin, req.Tty, true)
 	if isDetached(err) {
 		return nil
 	}

@@ -70,7 +70,7 @@ func (c *cli) runDetached(ctx context.Context, req *weftv1.CreateSandboxRequest,
 		return err
 	}
 	if err := told(made.Id); err != nil {
-		c.cleanUp(ctx, req, made.Id)
+		c.discard(ctx, req, made.Id)
 		return err
 	}
 	if _, err := call(ctx, c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: made.Id}); err != nil {
@@ -84,9 +84,13 @@ func (c *cli) runDetached(ctx context.Context, req *weftv1.CreateSandboxRequest,
 // cleanUp removes a sandbox whose process did not run, or has ended, when it was to be removed (--rm). The agent does so too; that the
 // sandbox is gone when the command returns is what scripts rely on.
 func (c *cli) cleanUp(ctx context.Context, req *weftv1.CreateSandboxRequest, id string) {
-	if !req.AutoRemove {
-		return
+	if req.AutoRemove {
+		c.discard(ctx, req, id)
 	}
+}
+
+// discard removes a sandbox, whatever state it is in.
+func (c *cli) discard(ctx context.Context, req *weftv1.CreateSandboxRequest, id string) {
 	ctx = context.WithoutCancel(ctx) // also after a signal
 	_, err := call(ctx, c, (*client).RemoveSandbox, &weftv1.RemoveSandboxRequest{Ref: id, Force: true})
 	if err != nil && status.Code(err) != codes.NotFound {
