@@ -29,7 +29,9 @@ func (a *Agent) newFirewalld() *firewalld.Keeper {
 
 // neighbours tells whoever lives beside other firewalls that one of them has changed something.
 func (l *loop) neighbours(changes []kernel.Change) {
-	if l.firewall != nil && slices.ContainsFunc(changes, func(c kernel.Change) bool { return c.Doubt || c.Kind == kernel.KindGuest && strings.HasPrefix(c.Link, firewalldTable) }) {
+	if l.firewall != nil && slices.ContainsFunc(changes, func(c kernel.Change) bool {
+		return c.Doubt || c.Kind == kernel.KindGuest && strings.HasPrefix(c.Link, firewalldTable)
+	}) {
 		l.firewall.Look()
 	}
 }

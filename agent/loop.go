@@ -229,7 +229,7 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 // serve does what one request waits for: the one port where that is enough, else all of the network.
 func (l *loop) serve(ctx context.Context, v view, r request) error {
 	n, ok := v.network(r.network)
-	if r.endpoint != "" && ok && l.built(r.network) {
+	if r.endpoint != "" && ok && l.built(r.network) && n.Record.Open() {
 		for _, p := range n.Ports {
 			if p.Endpoint.ID == r.endpoint {
 				return l.apply(ctx, r.network, kernel.Missing(v.renderPort(n, p), l.have[r.network]))

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"weft/bridge"
 	"weft/ipam"
 	"weft/port"
 	"weft/store/record"
@@ -32,6 +33,7 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 type presence struct {
 	ports     []port.Port
 	endpoints map[record.EndpointID]*record.Endpoint
+	talks     []bridge.Talk // what its links lead to
 }
 
 // presences gathers, by network, the endpoints of the host's sandboxes that are up. It is pure.
@@ -56,6 +58,10 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 			l.endpoints[ep.ID] = ep
 			out[a.Network] = l
 		}
+	}
+	for id, l := range out {
+		l.talks = talks(all, id)
+		out[id] = l
 	}
 	return out
 }

@@ -45,7 +45,7 @@ func (v view) network(id record.NetworkID) (overlay.Network, bool) {
 func (v view) render(n overlay.Network) kernel.State {
 	var out kernel.State
 	if n.Record.IsLocal() {
-		out = bridge.Render(bridge.Network{Record: n.Record, Ports: n.Ports})
+		out = bridge.Render(bridge.Network{Record: n.Record, Ports: n.Ports, Talks: v.locals[n.Record.ID].talks})
 	} else {
 		out = overlay.Render(v.settings, n)
 	}

@@ -57,9 +57,15 @@ func needs(t testing.TB, programs map[string]string) {
 // newDockerd makes a node; its daemon is not started.
 func newDockerd(c *cluster, name, store string) *dockerd {
 	c.t.Helper()
-	needs(c.t, dockerNeeds)
 	node, err := c.lab.AddNode(name)
 	must(c.t, err)
+	return dockerdOn(c, node, name, store)
+}
+
+// dockerdOn makes a daemon for a node that is there.
+func dockerdOn(c *cluster, node *lab.Node, name, store string) *dockerd {
+	c.t.Helper()
+	needs(c.t, dockerNeeds)
 	d := &dockerd{c: c, node: node, dir: filepath.Join(c.cfg.Dir, name), store: store}
 	must(c.t, os.MkdirAll(d.dir, 0o755))
 	d.client = &http.Client{Transport: &http.Transport{
