@@ -36,6 +36,14 @@ func findBuiltin(ref string) *record.Network {
 	return nil
 }
 
+// asOld gives a network that is none the age of the default network, which was there from the first moment on as well.
+func (a *Agent) asOld(n *record.Network) *record.Network {
+	if d, ok := a.local.follower.Picture().NetworkByName(defaultName); ok {
+		n.Created = d.Created
+	}
+	return n
+}
+
 // isDefault tells the default network from those that users make: nobody else may have its name.
 func isDefault(n *record.Network) bool { return n.Scope == localScope && n.Name == defaultName }
 

@@ -37,7 +37,7 @@ func (a *Agent) Networks(ctx context.Context, used bool) ([]api.NetworkView, err
 	}
 	wg.Wait()
 	for _, name := range []string{"host", "none"} {
-		out = append(out, api.NetworkView{Network: builtin(name), Builtin: true, Known: true})
+		out = append(out, api.NetworkView{Network: a.asOld(builtin(name)), Builtin: true, Known: true})
 	}
 	slices.SortStableFunc(out, func(x, y api.NetworkView) int { return cmp.Compare(x.Name, y.Name) })
 	return out, nil
@@ -46,7 +46,7 @@ func (a *Agent) Networks(ctx context.Context, used bool) ([]api.NetworkView, err
 // Network returns one network with its endpoints.
 func (a *Agent) Network(ctx context.Context, ref string) (api.NetworkView, error) {
 	if n := findBuiltin(ref); n != nil {
-		return api.NetworkView{Network: n, Builtin: true, Known: true}, nil
+		return api.NetworkView{Network: a.asOld(n), Builtin: true, Known: true}, nil
 	}
 	a.awaitPicture(ctx)
 	n, err := a.network(ctx, ref)

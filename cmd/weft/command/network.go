@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/cmd/weft/table"
 	weftv1 "weft/proto/weft/v1"
@@ -95,17 +97,23 @@ func networkRow(n *weftv1.Network, l *listing) table.Row {
 }
 
 func (c *cli) networkRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: atLeast(1),
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm [OPTIONS] NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: atLeast(1),
 		Example:           "  weft network rm web db",
 		ValidArgsFunction: c.completeArgs(-1, c.customNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.each(args, func(name string) error {
 				_, err := call(cmd.Context(), c, (*client).RemoveNetwork, &weftv1.RemoveNetworkRequest{Ref: name})
+				if force && status.Code(err) == codes.NotFound {
+					return nil
+				}
 				return c.done(name, err)
 			})
 		},
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not fail for a network that does not exist")
+	return cmd
 }
 
 func (c *cli) networkConnect() *cobra.Command {
@@ -135,6 +143,7 @@ func (c *cli) networkConnect() *cobra.Command {
 	f.StringVar(&a.Ip6, "ip6", "", "IPv6 address (for example 2001:db8::9)")
 	f.StringArrayVar(&links, "link", nil, "Give another sandbox a name here (NAME[:ALIAS])")
 	f.StringVar(&a.MacAddress, "mac-address", "", "MAC address (for example 92:d0:c6:0a:29:33)")
+	foreign{"link-local-ip": notInWeft["link-local-ip"]}.add(cmd, nil)
 	return cmd
 }
 
