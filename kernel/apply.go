@@ -68,7 +68,7 @@ func batched(kind Kind) bool { return kind >= KindAddr && kind <= KindFDB }
 const deleteChunk = 4
 
 // groups divides steps into what goes to the kernel together, in order. Addresses, routes and entries that follow each other depend on
-// nothing in other namespaces: each namespace's are one group.
+// nothing in other namespaces: each namespace's are one group, but for deletes that follow puts: a route is replaced before it would be deleted.
 func groups(ops []Op) [][]int {
 	var out [][]int
 	for from := 0; from < len(ops); {
@@ -76,7 +76,7 @@ func groups(ops []Op) [][]int {
 		byNS := map[string]int{} // where in out
 		for ; to < len(ops) && batched(ops[to].Obj.Kind); to++ {
 			ns := ops[to].Obj.NS
-			if _, ok := byNS[ns]; !ok {
+			if at, ok := byNS[ns]; !ok || ops[out[at][0]].Verb != ops[to].Verb {
 				byNS[ns] = len(out)
 				out = append(out, nil)
 			}

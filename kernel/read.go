@@ -23,6 +23,9 @@ func (k *Kernel) Read(ctx context.Context, namespaces []string) (State, error) {
 	out := State{}
 	seen := map[string]linkTable{}
 	for _, ns := range namespaces {
+		if _, twice := seen[ns]; twice {
+			continue
+		}
 		if k.own(ns) {
 			if !isNetns(ns) {
 				if _, err := os.Stat(ns); err == nil { // a file whose namespace went with a reboot

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"strconv"
 
 	"weft/kernel"
 	"weft/store/record"
@@ -29,10 +28,10 @@ type Port struct {
 // where.
 const rulePriority = 32000
 
-// Table is the routing table in the sandbox that leads what comes from an endpoint's addresses.
+// Table is the routing table in the sandbox that leads what comes from an endpoint's addresses: one of 16 million, by chance.
 func Table(id record.EndpointID) uint32 {
-	n, _ := strconv.ParseUint(string(id[:min(6, len(id))]), 16, 24)
-	return kernel.FirstTable | uint32(n)
+	sum := sha256.Sum256([]byte("table " + id))
+	return kernel.FirstTable | uint32(sum[0])<<16 | uint32(sum[1])<<8 | uint32(sum[2])
 }
 
 // Place is where a port's near end is.

@@ -76,15 +76,19 @@ func TestRenderGivesTheSandboxItsAddressesAndRoutes(t *testing.T) {
 			network("10.1.0.0/24", "fd00:1::/64"), port.Port{Endpoint: endpoint("10.1.0.2", "fd00:1::2"), BySource: true},
 			[]string{
 				"addr /box eth0 10.1.0.2/24 addr", "addr /box eth0 fd00:1::2/64 addr",
-				"route /box eth0 0.0.0.0/0 table 1996488704 via 10.1.0.1", "route /box eth0 10.1.0.0/24 table 1996488704 link",
-				"route /box eth0 ::/0 table 1996488704 via fd00:1::1", "route /box eth0 fd00:1::/64 table 1996488704 link",
-				"rule /box from 10.1.0.2 table 1996488704 priority 32000 rule", "rule /box from fd00:1::2 table 1996488704 priority 32000 rule",
+				"route /box eth0 0.0.0.0/0 table TABLE via 10.1.0.1", "route /box eth0 10.1.0.0/24 table TABLE link",
+				"route /box eth0 ::/0 table TABLE via fd00:1::1", "route /box eth0 fd00:1::/64 table TABLE link",
+				"rule /box from 10.1.0.2 table TABLE priority 32000 rule", "rule /box from fd00:1::2 table TABLE priority 32000 rule",
 			},
 		},
 		"an address of no pool": {network("10.1.0.0/24"), port.Port{Endpoint: endpoint("10.9.0.2"), Default: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			table := fmt.Sprint(port.Table(tc.p.Endpoint.ID))
+			for i, line := range tc.want {
+				tc.want[i] = strings.ReplaceAll(line, "TABLE", table)
+			}
 			out := kernel.State{}
 			tc.p.Netns, tc.p.IfName = "/box", "eth0"
 			port.Render(out, tc.n, port.Place{NS: "/net", At: kernel.Port{Master: "br0"}}, tc.p)
@@ -131,9 +135,12 @@ func TestSettings(t *testing.T) {
 
 // Tables of different endpoints are different, and weft's own.
 func TestTables(t *testing.T) {
-	for id, want := range map[record.EndpointID]uint32{"00000a" + "ff": 0x7700000a, "ffffff": 0x77ffffff, "": 0x77000000, "e1": 0x770000e1} {
-		if got := port.Table(id); got != want {
-			t.Errorf("%q: %x, want %x", id, got, want)
+	seen := map[uint32]int{}
+	for i := range 500 {
+		n := port.Table(record.EndpointID(fmt.Sprintf("%064x", i)))
+		if other, twice := seen[n]; twice || n < kernel.FirstTable || n > kernel.LastTable {
+			t.Errorf("endpoint %d has table %x, as %d has", i, n, other)
 		}
+		seen[n] = i
 	}
 }
