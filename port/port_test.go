@@ -108,14 +108,14 @@ func TestSettings(t *testing.T) {
 		p    port.Port
 		want map[string]string
 	}{
-		"IPv4 alone": {port.Port{Endpoint: endpoint("10.1.0.2")}, map[string]string{"ipv6/conf/disable_ipv6": "1"}},
+		"IPv4 alone": {port.Port{Endpoint: endpoint("10.1.0.2")}, map[string]string{}},
 		"both": {
 			port.Port{Endpoint: endpoint("10.1.0.2", "fd00:1::2")},
 			map[string]string{"ipv6/conf/disable_ipv6": "0", "ipv6/conf/accept_dad": "0", "ipv6/conf/accept_ra": "0", "ipv6/conf/accept_redirects": "0"},
 		},
 		"asked for": {
 			port.Port{Endpoint: endpoint("10.1.0.2"), Settings: map[string]string{"ipv4/conf/log_martians": "1"}},
-			map[string]string{"ipv6/conf/disable_ipv6": "1", "ipv4/conf/log_martians": "1"},
+			map[string]string{"ipv4/conf/log_martians": "1"},
 		},
 	} {
 		out := kernel.State{}
