@@ -173,6 +173,15 @@ func conditions(t *testing.T, e env) {
 	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{{Key: key("k"), Rev: second}}, Then: []store.Op{store.Del(key("k"))}}); err == nil {
 		t.Error("a key that was deleted and made again passed for the old one")
 	}
+	// Nor is the same value, written again: who compares the revision of before is refused.
+	was := e.must(t, put("same", "v"))
+	now := e.must(t, put("same", "v"))
+	if got, err := e.s.Get(e.ctx, key("same")); err != nil || got.Rev != now || now <= was {
+		t.Errorf("the same value written again is at %d, %v, after %d and %d", got.Rev, err, was, now)
+	}
+	if _, err := e.s.Txn(e.ctx, store.Txn{If: []store.Cond{{Key: key("same"), Rev: was}}, Then: []store.Op{store.Del(key("same"))}}); err == nil {
+		t.Error("a value that was written again as it was passed for the old one")
+	}
 }
 
 func limits(t *testing.T, e env) {
