@@ -157,6 +157,8 @@ func portRules() kernel.Table {
 				rule(kernel.Accept, is(kernel.EtherType, "ip"), is(kernel.SourcePort, at)),
 				rule(kernel.Accept, is(kernel.EtherType, "arp"), is(kernel.ARPPort, at), is(kernel.ARPSender, at)),
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "136"), not(is(kernel.NDTarget, at6))), // neighbour advertisements
+				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "134")),                                // router advertisements
+				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "137")),                                // redirects
 				rule(kernel.Accept, ip6, is(kernel.SourcePort6, at6)),
 				rule(kernel.Accept, ip6, is(kernel.SourceAddr6, "::"), is(kernel.ICMP6Type, "135")), // is this address taken?
 				rule(kernel.Drop),
