@@ -62,5 +62,6 @@ func (a *Agent) undoIntent(ctx context.Context, s *record.Sandbox, at record.Att
 		return err
 	}
 	defer a.uses.hold(at.Network)()
+	defer a.leases.kick()
 	return errors.Join(a.letGo(ctx, at.Network), a.moveDefault(ctx, s, next, at.Network))
 }

@@ -140,9 +140,13 @@ func (l *leases) run(ctx context.Context) {
 	}
 }
 
-// pass gives back all that this host should not have.
+// pass gives back all that this host should not have. A plugin that does not answer is left alone until the next pass.
 func (l *leases) pass(ctx context.Context) {
+	silent := map[string]bool{}
 	for _, x := range l.surplus() {
+		if silent[x.Plugin] {
+			continue
+		}
 		p, err := l.plugin(ctx, x.Plugin)
 		if err == nil {
 			if n, ok := l.network(x.Network); ok {
@@ -152,11 +156,12 @@ func (l *leases) pass(ctx context.Context) {
 		if err == nil {
 			err = l.giveBack(ctx, p, x)
 		}
+		silent[x.Plugin] = err != nil
 		l.tell(x.Plugin, err)
 	}
 	claims, err := l.journal.PoolClaims(ctx)
 	for _, c := range claims {
-		if !l.claiming(c.Network) {
+		if !l.claiming(c.Network) && !silent[c.Plugin] {
 			l.tell(c.Plugin, l.settle(ctx, c))
 		}
 	}

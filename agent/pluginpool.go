@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"weft/agent/api"
 	"weft/agent/journal"
@@ -15,6 +16,9 @@ import (
 	"weft/store"
 	"weft/store/record"
 )
+
+// giveBackTime is how long a command waits for a plugin to take something back; after that it is done later.
+const giveBackTime = 2 * time.Second
 
 // withPools asks an IPAM plugin for a network's pools and puts them into the request. done is called with the outcome of the creation: after an
 // error the plugin has everything back.
@@ -155,7 +159,7 @@ func (g *grant) note(ctx context.Context, handle string, a netip.Addr) error {
 
 // done ends the creation: of a network that there is, the claim is no more needed; of one that is not, everything goes back.
 func (g *grant) done(ctx context.Context, failed error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
 	defer cancel()
 	defer g.l.setClaiming(g.claim.Network, false)
 	if failed == nil {
@@ -186,7 +190,7 @@ func (l *leases) leaving(ctx context.Context, n *record.Network) (done func(erro
 		return nil, err
 	}
 	return func(error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
 		defer cancel()
 		defer l.setClaiming(n.ID, false)
 		l.tell(c.Plugin, l.settle(ctx, c))
