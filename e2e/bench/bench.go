@@ -67,6 +67,7 @@ func parts() []part {
 		{"dns", "names", true, false, (*bench).measureDNS},
 		{"path", "throughput, request and response", true, false, (*bench).measurePath},
 		{"vip", "connections through an alias with a virtual address", true, false, (*bench).measureVIP},
+		{"ports", "published ports, and the way out", true, false, (*bench).measurePorts},
 		{"churn", "an attach while 50 others are detached", true, false, (*bench).measureChurn},
 		{"many", "the first attach into a network of 1,000 endpoints", true, false, (*bench).measureMany},
 		{"memory", "memory", true, false, (*bench).measureMemory},

@@ -63,6 +63,7 @@ type way struct {
 	name     string
 	from, to string // namespaces
 	addr     netip.Addr
+	listen   netip.Addr // where the other end is, where that is another address; zero: addr
 }
 
 const flowPort = 5201
@@ -70,7 +71,11 @@ const flowPort = 5201
 // connected calls f with both ends of a connection along the way.
 func (w way) connected(f func(client, server int) error) error {
 	at := netip.AddrPortFrom(w.addr, flowPort)
-	ln, err := listenIn(w.to, at)
+	here := at
+	if w.listen.IsValid() {
+		here = netip.AddrPortFrom(w.listen, flowPort)
+	}
+	ln, err := listenIn(w.to, here)
 	if err != nil {
 		return err
 	}
