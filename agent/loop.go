@@ -76,6 +76,7 @@ type request struct {
 	network  record.NetworkID
 	endpoint record.EndpointID // the port that is waited for; "" for all of the network
 	done     chan error        // size 1
+	ports    *portChange       // of portsPart
 }
 
 func newLoop(cfg loopConfig) *loop {
@@ -88,7 +89,10 @@ func newLoop(cfg loopConfig) *loop {
 
 // do waits until the kernel has what the boxes and the picture want of a network now. With an endpoint it waits for that port alone.
 func (l *loop) do(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
-	r := request{network: n, endpoint: ep, done: make(chan error, 1)}
+	return l.ask(ctx, request{network: n, endpoint: ep, done: make(chan error, 1)})
+}
+
+func (l *loop) ask(ctx context.Context, r request) error {
 	select {
 	case l.requests <- r:
 	case <-ctx.Done():
@@ -177,7 +181,7 @@ func (l *loop) pass(ctx context.Context, rs []request) {
 	settings := l.settings()
 	dirty, picture := l.sight.TakeDirty()
 	v := newView(settings, picture, l.locals())
-	v.answers, v.published = l.answers(picture), l.published(picture)
+	v.answers, v.published = l.answers(picture), sync.OnceValue(func() []bridge.Published { return l.published(picture) })
 	if !l.fresh {
 		l.readAll(ctx, v)
 	}
@@ -211,7 +215,7 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	}
 	for id := range l.have {
 		_, here := v.locals[id]
-		gone := id != hostPart && !here
+		gone := id != hostPart && id != portsPart && !here
 		due[id], due[hostPart] = due[id] || gone, due[hostPart] || gone
 	}
 	for id := range d.Nets {
@@ -228,6 +232,9 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 
 // serve does what one request waits for: the one port where that is enough, else all of the network.
 func (l *loop) serve(ctx context.Context, v view, r request) error {
+	if r.ports != nil {
+		return l.servePorts(ctx, v, *r.ports)
+	}
 	n, ok := v.network(r.network)
 	if r.endpoint != "" && ok && l.built(r.network) && n.Record.Open() {
 		for _, p := range n.Ports {
@@ -433,9 +440,10 @@ func (l *loop) readAll(ctx context.Context, v view) {
 			}
 		}
 	}
-	l.have[hostPart] = claim(v.want(hostPart), found)
+	l.have[portsPart], l.have[hostPart] = claim(v.want(portsPart), found), claim(v.want(hostPart), found)
 	maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them
 	_ = l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true})
+	_ = l.bringInLine(ctx, v, portsPart, follow.NetDirty{All: true})
 	for id := range v.locals {
 		_ = l.bringInLine(ctx, v, id, follow.NetDirty{All: true})
 	}

@@ -175,8 +175,9 @@ func (s *site) holds(what string) {
 	s.t.Helper()
 	v := newView(s.settings(), s.sight.Picture(), s.locals())
 	v.answers = s.answers(s.sight.Picture())
-	v.published = s.loop.published(s.sight.Picture())
+	v.published = func() []bridge.Published { return s.loop.published(s.sight.Picture()) }
 	want := v.want(hostPart)
+	maps.Copy(want, v.want(portsPart))
 	for id := range v.locals {
 		maps.Copy(want, v.want(id))
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"weft/agent/api"
@@ -33,6 +34,7 @@ func (a *Agent) publishPorts(ctx context.Context, id record.SandboxID) error {
 	if len(wishes) == 0 && len(s.Published) == 0 {
 		return nil
 	}
+	had := s.Published
 	bs, err := a.takePorts(ctx, s, wishes)
 	if err != nil {
 		return err
@@ -46,15 +48,16 @@ func (a *Agent) publishPorts(ctx context.Context, id record.SandboxID) error {
 		}
 		s = next
 	}
-	return a.openPorts(ctx, s)
+	return a.openPorts(ctx, s, had)
 }
 
 // openPorts makes the host's rules follow, and lets go of what the kernel remembers of older ones.
-func (a *Agent) openPorts(ctx context.Context, s *record.Sandbox) error {
-	if err := a.loop.do(ctx, hostPart, ""); err != nil {
+func (a *Agent) openPorts(ctx context.Context, s *record.Sandbox, had []record.PortBinding) error {
+	want := publishedOf(s, a.picture().Network)
+	if err := a.loop.doPorts(ctx, portChange{want: want, gone: had}); err != nil {
 		return fmt.Errorf("publish the ports of sandbox %s: %w", s.Name, err)
 	}
-	return a.kernel.FlushUDP(udpFlows(publishedOf(s, a.picture().Network)))
+	return a.kernel.FlushUDP(udpFlows(want))
 }
 
 // closePorts takes the rules of a sandbox's ports away, which its record does not have any more.
@@ -62,7 +65,7 @@ func (a *Agent) closePorts(ctx context.Context, before *record.Sandbox) {
 	if len(before.Published) == 0 {
 		return
 	}
-	if err := a.loop.do(ctx, hostPart, ""); err != nil {
+	if err := a.loop.doPorts(ctx, portChange{gone: before.Published}); err != nil {
 		a.log.Debug("the kernel still has the rules of ports that were let go", "sandbox", before.Name, "error", err)
 	}
 }
@@ -70,7 +73,9 @@ func (a *Agent) closePorts(ctx context.Context, before *record.Sandbox) {
 // takePorts has the sandbox's supervisor take a port for each wish, and give back all others. What the kernel refuses is looked for elsewhere,
 // where there is a choice.
 func (a *Agent) takePorts(ctx context.Context, s *record.Sandbox, wishes []portWish) ([]record.PortBinding, error) {
-	c := choice{had: s.Published, refused: map[hostPort]bool{}, taken: takenBy(a.boxes.snapshot(), s.ID)}
+	taken := sync.OnceValue(func() func(string, netip.Addr, uint16) bool { return takenBy(a.boxes.snapshot(), s.ID) })
+	c := choice{had: s.Published, refused: map[hostPort]bool{}}
+	c.taken = func(proto string, addr netip.Addr, port uint16) bool { return taken()(proto, addr, port) }
 	var err error
 	if c.free, err = localPortRange(); err != nil {
 		return nil, err

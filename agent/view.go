@@ -18,7 +18,7 @@ type view struct {
 	locals   map[record.NetworkID]presence
 	answers  func(record.HostID) bool // whether another host's endpoints are to be had; nil: all are
 
-	published []bridge.Published
+	published func() []bridge.Published
 }
 
 // newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
@@ -85,6 +85,9 @@ func (v view) known(id record.NetworkID) bool {
 
 // want is what the kernel should hold for a network, or for all of them.
 func (v view) want(id record.NetworkID) kernel.State {
+	if id == portsPart {
+		return bridge.RenderPublished(v.published())
+	}
 	if id != hostPart {
 		n, ok := v.network(id)
 		if !ok {
@@ -97,7 +100,7 @@ func (v view) want(id record.NetworkID) kernel.State {
 
 // host is what all networks need of the host itself.
 func (v view) host() bridge.Host {
-	h := bridge.Host{VXLANPort: v.settings.VXLANPort, Published: v.published}
+	h := bridge.Host{VXLANPort: v.settings.VXLANPort}
 	for n := range v.picture.Networks() {
 		if n.ConfigOnly {
 			continue

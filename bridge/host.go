@@ -79,6 +79,15 @@ func Links(s kernel.State) []string {
 	return out
 }
 
+// RenderPublished returns the part of RenderHost's result that published ports add to its table.
+func RenderPublished(ps []Published) kernel.State {
+	r := hostRenderer{kernel.State{}}
+	for _, p := range ps {
+		r.published(p)
+	}
+	return r.out
+}
+
 type hostRenderer struct{ out kernel.State }
 
 func (r hostRenderer) add(kind kernel.Kind, link, dst string, spec kernel.Spec) {
