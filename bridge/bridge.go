@@ -12,8 +12,8 @@ package bridge
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/kernel"
@@ -78,6 +78,13 @@ func (r renderer) elementOf(table, set string, typ kernel.SetType, words ...any)
 func (r renderer) bridge() {
 	name := r.n.Bridge()
 	r.add(kernel.KindBridge, name, "", kernel.Bridge{MAC: port.MAC("bridge", string(r.n.ID)), MTU: r.n.MTU, Owner: string(r.n.ID)})
+	settings := map[string]string{"disable_ipv6": "1"}
+	if dual(r.n) { // addresses are used at once, and no router is believed
+		settings = map[string]string{"disable_ipv6": "0", "accept_dad": "0", "accept_ra": "0"}
+	}
+	for k, v := range settings {
+		r.add(kernel.KindConf, name, "ipv6/conf/"+k, kernel.Conf{Value: v})
+	}
 	for _, p := range r.n.Pools {
 		if p.Gateway.IsValid() {
 			r.add(kernel.KindAddr, name, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
@@ -111,7 +118,7 @@ func (r renderer) port(p port.Port) {
 			continue
 		}
 		r.element(portSet6, kernel.SetPort6, name, mac, a)
-		if l, ok := linkLocal(mac); ok {
+		if l, ok := port.LinkLocal(p.Endpoint.MAC); ok {
 			r.element(portSet6, kernel.SetPort6, name, mac, l)
 		}
 	}
@@ -134,11 +141,7 @@ func (r renderer) talk(t Talk) {
 	}
 }
 
-// linkLocal is the address that an interface gives itself (RFC 4291, appendix A).
-func linkLocal(mac string) (netip.Addr, bool) {
-	m, err := net.ParseMAC(mac)
-	if err != nil || len(m) != 6 {
-		return netip.Addr{}, false
-	}
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}), true
+// dual tells whether a network carries IPv6.
+func dual(n *record.Network) bool {
+	return slices.ContainsFunc(n.Pools, func(p record.Pool) bool { return p.Subnet.Addr().Is6() })
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"weft/bridge"
 	"weft/kernel"
@@ -190,4 +191,86 @@ func TestPublishingOneMoreIsOneElement(t *testing.T) {
 	if _, err := ask(w.outside.NS, "tcp", w.host.Addr.String()+":8080"); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestDataPathOfIPv6(t *testing.T) {
+	for _, nf := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-ip6tables="+nf, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.bridgeNetfilter(nf)
+			w.dualUnderlay()
+			dataPath6(t, w)
+		})
+	}
+}
+
+func dataPath6(t *testing.T, w *world) {
+	const self, out = "fd00:aa::1", "fd00:aa::2"
+	front := w.network(nil, "172.18.0.0/16", "fd00:18::/64")
+	back := w.network(map[string]string{record.OptMasquerade: "false"}, "172.19.0.0/16", "fd00:19::/64")
+	inner := w.network(nil, "172.20.0.0/16", "fd00:20::/64")
+	closed := w.network(map[string]string{record.OptICC: "false"}, "172.21.0.0/16", "fd00:21::/64")
+	inner.Record.Internal = true
+	a, b, c := w.sandbox(front, "172.18.0.2", "fd00:18::2"), w.sandbox(front, "172.18.0.3", "fd00:18::3"), w.sandbox(back, "172.19.0.2", "fd00:19::2")
+	d, e := w.sandbox(inner, "172.20.0.2", "fd00:20::2"), w.sandbox(inner, "172.20.0.3", "fd00:20::3")
+	f, g := w.sandbox(closed, "172.21.0.2", "fd00:21::2"), w.sandbox(closed, "172.21.0.3", "fd00:21::3")
+	for _, proto := range []string{"tcp", "udp"} {
+		closed.Talks = append(closed.Talks, bridge.Talk{From: netip.MustParseAddr("fd00:21::3"), To: netip.MustParseAddr("fd00:21::2"), Proto: proto, Port: 9})
+	}
+	w.publish("::", 8080, "fd00:18::2", 9)
+	w.publish(self, 8081, "fd00:18::2", 9)
+	w.apply()
+	for _, ns := range []string{a, b, c, d, e, f, g, w.host.NS, w.outside.NS} {
+		serve(t, ns)
+	}
+	reaches(t, "same network", a, "[fd00:18::3]:9", "fd00:18::2")
+	reaches(t, "the gateway", a, "[fd00:18::1]:9", "fd00:18::2")
+	reaches(t, "the host to a sandbox", w.host.NS, "[fd00:18::2]:9", "fd00:18::1")
+	reaches(t, "egress, masqueraded", a, "["+out+"]:9", self)
+	reaches(t, "egress, as it is", c, "["+out+"]:9", "fd00:19::2")
+	reaches(t, "internal network", d, "[fd00:20::3]:9", "fd00:20::2")
+	reaches(t, "the host to an internal network", w.host.NS, "[fd00:20::2]:9", "fd00:20::1")
+	doesNotReach(t, "another network", a, "[fd00:19::2]:9")
+	doesNotReach(t, "the host's address in another network", a, "[fd00:19::1]:9")
+	doesNotReach(t, "from outside in", w.outside.NS, "[fd00:18::2]:9")
+	doesNotReach(t, "from an internal network out", d, "["+out+"]:9")
+	reaches(t, "published: from outside, with the client's address", w.outside.NS, "["+self+"]:8080", out)
+	reaches(t, "published: from the host itself", w.host.NS, "["+self+"]:8081", self)
+	reaches(t, "published: hairpin from the same sandbox", a, "["+self+"]:8080", "fd00:18::1")
+	reaches(t, "published: hairpin from the same network", b, "["+self+"]:8080", "fd00:18::1")
+	reaches(t, "published: from another network", c, "["+self+"]:8080", "fd00:19::2")
+	reaches(t, "by the link", g, "[fd00:21::2]:9", "fd00:21::3")
+	doesNotReach(t, "against the link", f, "[fd00:21::3]:9")
+
+	forge(t, a, "fd00:18::77/64")
+	if from, err := askFrom(a, "fd00:18::77", "[fd00:18::3]:9"); err == nil {
+		t.Errorf("with a forged address: seen as %s", from)
+	}
+}
+
+// dualUnderlay gives the host and the one outside IPv6.
+func (w *world) dualUnderlay() {
+	w.t.Helper()
+	for ns, addr := range map[string]string{w.host.NS: "fd00:aa::1/64", w.outside.NS: "fd00:aa::2/64"} {
+		netnstest.In(w.t, ns, func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			a, err := netlink.ParseAddr(addr)
+			if err != nil {
+				return err
+			}
+			a.Flags = unix.IFA_F_NODAD
+			return netlink.AddrAdd(l, a)
+		})
+	}
+	netnstest.In(w.t, w.outside.NS, func() error { // a way back to those that are not masqueraded
+		_, dst, err := net.ParseCIDR("fd00::/24")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fd00:aa::1"), Dst: dst})
+	})
 }

@@ -107,7 +107,7 @@ func (r hostRenderer) link(name string) {
 // forwarding lets the host route IPv6 where a network has it: a host that does no longer takes routes from others' advertisements, so that it is
 // left alone otherwise.
 func (r hostRenderer) forwarding(n *record.Network) {
-	if slices.ContainsFunc(n.Pools, func(p record.Pool) bool { return p.Subnet.Addr().Is6() }) {
+	if dual(n) {
 		r.add(kernel.KindSysctl, "net/ipv6/conf/all/forwarding", "", kernel.Sysctl{Value: "1"})
 	}
 }

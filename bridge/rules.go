@@ -101,6 +101,8 @@ func forwardRules() []kernel.Rule {
 		passing(is(kernel.InOut, "@"+insideSet)),
 		passing(is(kernel.Asked, "@"+talkSet)), passing(is(kernel.Answered, "@"+talkSet)),
 		passing(is(kernel.Asked6, "@"+talkSet6)), passing(is(kernel.Answered6, "@"+talkSet6)),
+		// Neighbour discovery that crosses a bridge; what was routed is none (RFC 4861, 7.1).
+		passing(inLinks, outLinks, is(kernel.ICMP6Type, "135")), passing(inLinks, outLinks, is(kernel.ICMP6Type, "136")),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet)),
 		rule(kernel.Drop, is(kernel.OutLink, "@"+internalSet)),
 		passing(outLinks, natted),
@@ -156,6 +158,7 @@ func portRules() kernel.Table {
 				rule(kernel.Accept, not(is(kernel.InLink, "@"+guardSet))),
 				rule(kernel.Accept, is(kernel.EtherType, "ip"), is(kernel.SourcePort, at)),
 				rule(kernel.Accept, is(kernel.EtherType, "arp"), is(kernel.ARPPort, at), is(kernel.ARPSender, at)),
+				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "134")), rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "137")), // nor are they routers
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "136"), not(is(kernel.NDTarget, at6))), // neighbour advertisements
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "134")),                                // router advertisements
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "137")),                                // redirects
