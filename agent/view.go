@@ -23,7 +23,7 @@ type view struct {
 
 // newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
 func newView(s overlay.Settings, p *record.Snapshot, locals map[record.NetworkID]presence) view {
-	for n := range p.Networks() {
+	for n := range p.Local() {
 		if _, here := locals[n.ID]; !here && n.IsLocal() {
 			locals[n.ID] = presence{}
 		}

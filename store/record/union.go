@@ -3,6 +3,7 @@ package record
 import (
 	"fmt"
 	"iter"
+	"maps"
 )
 
 // Union is the cluster's picture with this host's own networks beside: what is shown, rendered and answered from. Networks and their endpoints are
@@ -15,6 +16,14 @@ func Union(global, local *Snapshot) *Snapshot {
 	next := *global
 	next.local = local
 	return &next
+}
+
+// Local yields the networks of this host alone, in no order; of a picture that is no union, none.
+func (s *Snapshot) Local() iter.Seq[*Network] {
+	if s.local == nil {
+		return func(func(*Network) bool) {}
+	}
+	return maps.Values(s.local.meta.networks)
 }
 
 // byID yields the networks of both scopes.
