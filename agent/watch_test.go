@@ -39,10 +39,9 @@ func TestWhatOthersTakeAwayIsPutBack(t *testing.T) {
 				w, k := memory.New(), fake.New(testDir)
 				s := newSite(t, w, k)
 				defer s.stop()
-				local := network(web, "172.18.0.0/16")
-				local.Driver = "bridge"
 				s.write(hosts()...)
-				s.write(network(front, "10.1.0.0/24"), local)
+				s.write(network(front, "10.1.0.0/24"))
+				s.keep(localNetwork(web, "172.18.0.0/16"), true)
 				s.set(box("a", in(front, "e1", "10.1.0.2")))
 				if err := s.do(t.Context(), front, "e1"); err != nil {
 					t.Fatal(err)
