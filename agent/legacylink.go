@@ -96,13 +96,17 @@ func hostsLines(links []legacyLink) string {
 	return b.String()
 }
 
+// maxLinkPorts bounds what a link to a sandbox with a wide range of ports puts into an environment.
+const maxLinkPorts = 256
+
 // linkEnv are Docker's variables of links: where the target's ports are, and its own environment. Those that the sandbox sets itself are left out.
 func linkEnv(s *record.Sandbox, links []legacyLink) []string {
 	var out []string
 	for _, l := range links {
 		prefix := strings.ReplaceAll(strings.ToUpper(l.alias), "-", "_")
 		if len(l.addrs) > 0 {
-			out = append(out, portEnv(prefix, l.addrs[0], exposed(l.target))...)
+			ports := exposed(l.target)
+			out = append(out, portEnv(prefix, l.addrs[0], ports[:min(len(ports), maxLinkPorts)])...)
 		}
 		out = append(out, fmt.Sprintf("%s_NAME=/%s/%s", prefix, s.Name, l.alias))
 		for _, v := range l.target.Env {
@@ -125,14 +129,11 @@ type exposedPort struct {
 
 func (p exposedPort) url(a netip.Addr) string { return fmt.Sprintf("%s://%s:%d", p.proto, a, p.port) }
 
-// maxLinkPorts bounds what a link of a sandbox with a wide range of ports puts into an environment.
-const maxLinkPorts = 256
-
 // exposed lists a sandbox's ports by number, tcp before udp.
 func exposed(s *record.Sandbox) []exposedPort {
 	var out []exposedPort
 	for _, r := range slices.Concat(s.Ports, s.Expose) {
-		for p := int(r.First); p <= int(r.Last) && len(out) < maxLinkPorts; p++ {
+		for p := int(r.First); p <= int(r.Last); p++ {
 			out = append(out, exposedPort{r.Proto, p})
 		}
 	}

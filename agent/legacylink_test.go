@@ -63,8 +63,8 @@ func TestLinkEnv(t *testing.T) {
 		})
 	}
 	wide := record.Sandbox{Expose: []record.PortSpec{ports("tcp", 1, 65535)}}
-	if got := exposed(&wide); len(got) != maxLinkPorts {
-		t.Errorf("a wide range gives %d ports", len(got))
+	if got := linkEnv(linking, []legacyLink{{alias: "a", target: &wide, addrs: []netip.Addr{ip("172.17.0.5")}}}); len(got) != 1+6+4*maxLinkPorts+1 {
+		t.Errorf("a wide range gives %d variables", len(got))
 	}
 }
 
