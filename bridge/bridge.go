@@ -88,17 +88,7 @@ func (r renderer) bridge() {
 	for _, p := range r.n.Pools {
 		if p.Gateway.IsValid() {
 			r.add(kernel.KindAddr, name, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
-			if p.Gateway.Is6() {
-				r.carries6(name)
-			}
 		}
-	}
-}
-
-// carries6 turns IPv6 on on the bridge, whatever the host's default is; it takes no router's word from sandboxes.
-func (r renderer) carries6(name string) {
-	for setting, value := range map[string]string{"disable_ipv6": "0", "accept_dad": "0", "accept_ra": "0"} {
-		r.add(kernel.KindConf, name, "ipv6/conf/"+setting, kernel.Conf{Value: value})
 	}
 }
 

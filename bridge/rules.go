@@ -158,7 +158,6 @@ func portRules() kernel.Table {
 				rule(kernel.Accept, not(is(kernel.InLink, "@"+guardSet))),
 				rule(kernel.Accept, is(kernel.EtherType, "ip"), is(kernel.SourcePort, at)),
 				rule(kernel.Accept, is(kernel.EtherType, "arp"), is(kernel.ARPPort, at), is(kernel.ARPSender, at)),
-				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "134")), rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "137")), // nor are they routers
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "136"), not(is(kernel.NDTarget, at6))), // neighbour advertisements
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "134")),                                // router advertisements
 				rule(kernel.Drop, ip6, is(kernel.ICMP6Type, "137")),                                // redirects
