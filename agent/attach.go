@@ -137,7 +137,9 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 func (a *Agent) moveDefault(ctx context.Context, before, after *record.Sandbox, done record.NetworkID) error {
 	var errs []error
 	for _, id := range turned(before, after) {
-		if id != done {
+		if at, stays := after.Attachment(id); id != done && stays {
+			errs = append(errs, a.loop.turn(ctx, id, at.Endpoint))
+		} else if id != done {
 			errs = append(errs, a.loop.do(ctx, id, ""))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/follow"
 	"weft/store/record"
 )
@@ -75,6 +76,7 @@ type failure struct {
 type request struct {
 	network  record.NetworkID
 	endpoint record.EndpointID // the port that is waited for; "" for all of the network
+	turned   bool              // the port is there, and has become something else to its sandbox
 	done     chan error        // size 1
 	ports    *portChange       // of portsPart
 }
@@ -90,6 +92,11 @@ func newLoop(cfg loopConfig) *loop {
 // do waits until the kernel has what the boxes and the picture want of a network now. With an endpoint it waits for that port alone.
 func (l *loop) do(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
 	return l.ask(ctx, request{network: n, endpoint: ep, done: make(chan error, 1)})
+}
+
+// turn waits until the routes of a port that is there are as the boxes want them now.
+func (l *loop) turn(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
+	return l.ask(ctx, request{network: n, endpoint: ep, turned: true, done: make(chan error, 1)})
 }
 
 func (l *loop) ask(ctx context.Context, r request) error {
@@ -239,7 +246,11 @@ func (l *loop) serve(ctx context.Context, v view, r request) error {
 	if r.endpoint != "" && ok && l.built(r.network) && n.Record.Open() {
 		for _, p := range n.Ports {
 			if p.Endpoint.ID == r.endpoint {
-				return l.apply(ctx, r.network, kernel.Missing(v.renderPort(n, p), l.have[r.network]))
+				want, have := v.renderPort(n, p), l.have[r.network]
+				if r.turned {
+					return l.apply(ctx, r.network, kernel.Diff(want, routesOf(p, want, have)))
+				}
+				return l.apply(ctx, r.network, kernel.Missing(want, have))
 			}
 		}
 	}
@@ -249,6 +260,18 @@ func (l *loop) serve(ctx context.Context, v view, r request) error {
 		}
 	}
 	return l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
+}
+
+// routesOf is what have holds of a port's objects, and all of its sandbox's routes and rules: those that the port no longer wants go.
+func routesOf(p port.Port, want, have kernel.State) kernel.State {
+	part := kernel.State{}
+	for k, o := range have {
+		if k.NS == p.Netns && (k.Kind == kernel.KindRoute || k.Kind == kernel.KindRule) {
+			part[k] = o
+		}
+	}
+	take(part, want, have)
+	return part
 }
 
 // errLeaving says that something of the same key is still in the lane.
