@@ -100,3 +100,67 @@ func TestIPv6SubnetsArePicked(t *testing.T) {
 		t.Errorf("an IPv6 subnet without --ipv6: %s", fmt.Sprint(r))
 	}
 }
+
+// A bridge of both families needs no store.
+func TestDualStackOnABridge(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	underlay6(c)
+	echo6(c, c.lab.Outside().Path)
+	h := c.hosts[2]
+	h.weft("network", "create", "--ipv6", "lan")
+	h.weft("network", "create", "--ipv6", "--internal", "inside")
+	a, b := h.box("a", "lan").echo().echo6(), h.box("b", "lan").echo().echo6()
+	for _, pair := range [][2]*box{{a, b}, {b, a}} {
+		eventually(t, settle, func() error { return pair[0].reaches(pair[1].addr("lan")) })
+		eventually(t, settle, func() error { return pair[0].reaches6(pair[1].addr6("lan")) })
+		eventually(t, settle, func() error { return pair[0].finds6(pair[1].name, pair[1].addr6("lan")) })
+	}
+	var who string
+	eventually(t, settle, func() (err error) {
+		who, err = a.greeting6(outside6, soon)
+		return err
+	})
+	if who != host6(3).String() {
+		t.Errorf("outside sees a as %s, want its host's address %s", who, host6(3))
+	}
+	in := h.box("in", "inside").echo6()
+	for from, to := range map[*box]string{a: in.addr6("inside"), in: a.addr6("lan")} {
+		if who, err := from.greeting6(to, unanswered); err == nil {
+			t.Errorf("%s reaches %s of another network, as %s", from.name, to, who)
+		}
+	}
+	if _, err := in.greeting6(outside6, unanswered); err == nil {
+		t.Error("an internal network leads out")
+	}
+	addrB := b.addr6("lan")
+	h.kill()
+	h.up()
+	h.awaitJoined()
+	if err := a.reaches6(addrB); err != nil {
+		t.Errorf("after the agent's restart: %v", err)
+	}
+}
+
+// No packet of IPv6 passes between networks either, on one host or between two.
+func TestNetworksAreIsolatedInIPv6(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "--ipv6", "--subnet", "10.1.0.0/24", "--subnet", "fd00:1::/64", "red")
+	h1.weft("network", "create", "-d", "overlay", "--ipv6", "--subnet", "10.2.0.0/24", "--subnet", "fd00:2::/64", "blue")
+	h1.weft("network", "create", "--ipv6", "local")
+	red, farRed := h1.box("red1", "red").echo6(), h2.box("red2", "red").echo6()
+	eventually(t, settle, func() error { return red.reaches6(farRed.addr6("red")) })
+	others := map[*box]string{h1.box("blue1", "blue").echo6(): "blue", h2.box("blue2", "blue").echo6(): "blue", h1.box("l1", "local").echo6(): "local"}
+	for other, network := range others {
+		for _, r := range []*box{red, farRed} {
+			if who, err := r.greeting6(other.addr6(network), unanswered); err == nil {
+				t.Errorf("%s reaches %s as %s", r.name, other.name, who)
+			}
+			if who, err := other.greeting6(r.addr6("red"), unanswered); err == nil {
+				t.Errorf("%s reaches %s as %s", other.name, r.name, who)
+			}
+		}
+	}
+}
