@@ -230,7 +230,8 @@ func (a *Agent) fits(n *record.Network) error {
 func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.Network, at record.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	back := edited(before)
+	back, during := edited(before), edited(before)
+	setAttachment(during, at) // as the loop may have seen it
 	var releases []journal.Release
 	if old, had := before.Attachment(n.ID); had { // one that a stopped sandbox keeps: the publisher writes it as it was
 		old.Intent = false
@@ -245,7 +246,7 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 	}
 	a.scopeOf(n.ID).publisher.kick()
 	a.leases.kick()
-	return errors.Join(err, a.letGo(ctx, n.ID))
+	return errors.Join(err, a.letGo(ctx, n.ID), a.moveDefault(ctx, during, back, n.ID))
 }
 
 // detach takes a sandbox out of a network, and lets the store hear of it where that can be.
