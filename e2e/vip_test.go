@@ -202,56 +202,10 @@ func TestAnAliasWithAVirtualAddress(t *testing.T) {
 	h2.refuses(125, "Address already in use: 10.1.0.254 belongs to the alias api", "run", "-d", "--network", "web", "--ip", vip, "--", "true")
 
 	// When an agent ends without a word and the next one comes, nothing is touched that is right
-	before := client.balanceTables()
-	h1.kill()
-	if err := client.balances("tcp", vip, "m1", "m2", "m3"); err != nil {
-		t.Errorf("without an agent: %v", err)
-	}
-	h1.up()
-	h1.awaitJoined()
-	if after := client.balanceTables(); after != before || !strings.Contains(before, vip) {
-		t.Errorf("the tables were %s\nand are %s", before, after)
-	}
-
-	// When another member comes, connections that exist stay where they are
-	streams := map[string]talk{}
-	for len(streams) < 3 {
-		s, err := client.talk("tcp", vip)
-		must(t, err)
-		t.Cleanup(func() { _ = s.Close() })
-		who, err := s.who()
-		must(t, err)
-		streams[who] = s
-	}
-	var toM2 talk // datagrams
-	for who := ""; who != "m2"; {
-		s, err := client.talk("udp", vip)
-		must(t, err)
-		t.Cleanup(func() { _ = s.Close() })
-		who, err = s.who()
-		must(t, err)
-		toM2 = s
-	}
-	m4 := h2.box("m4", "web", "--network-alias", virtual).answer()
-	eventually(t, settle, func() error { return client.balances("tcp", vip, "m1", "m2", "m3", "m4") })
-	for name, s := range streams {
-		if who, err := s.who(); err != nil || who != name {
-			t.Errorf("the connection to %s is with %s now: %v", name, who, err)
-		}
-	}
-
-	// When a member is killed, nothing leads to it any more, and its datagrams go to another
-	m2.kill()
-	eventually(t, settle, func() error { return client.balances("tcp", vip, "m1", "m3", "m4") })
-	eventually(t, settle, func() error { return client.balances("udp", vip, "m1", "m3", "m4") })
-	if who, err := toM2.who(); err != nil || !slices.Contains([]string{"m1", "m3", "m4"}, who) {
-		t.Errorf("datagrams of a connection to one that is dead are answered by %q: %v", who, err)
-	}
-	for _, name := range []string{"m1", "m3"} {
-		if who, err := streams[name].who(); err != nil || who != name {
-			t.Errorf("the connection to %s is with %s now: %v", name, who, err)
-		}
-	}
+	client.balancesThroughARestart(vip, "m1", "m2", "m3")
+	// When another member comes, connections that exist stay where they are; when one is killed, nothing leads to it any more
+	client.staysWhileMembersChange(vip, m2, func() *box { return h2.box("m4", "web", "--network-alias", virtual).answer() })
+	m4 := &box{h: h2, name: "m4"}
 
 	// When a host is lost, its members are out as soon as it is known
 	must(t, h3.PowerOff(within(t, patience)))
@@ -269,6 +223,80 @@ func TestAnAliasWithAVirtualAddress(t *testing.T) {
 	eventually(t, settle, func() error { return client.balances("tcp", vip, "m4") })
 
 	h1.weft("store", "check")
+}
+
+// balancesThroughARestart kills the agent of the client's host, and looks that the next one touches nothing of what balances.
+func (b *box) balancesThroughARestart(vip string, to ...string) {
+	t := b.h.c.t
+	t.Helper()
+	before := b.balanceTables()
+	b.h.kill()
+	if err := b.balances("tcp", vip, to...); err != nil {
+		t.Errorf("without an agent: %v", err)
+	}
+	b.h.up()
+	b.h.awaitJoined()
+	if after := b.balanceTables(); after != before || !strings.Contains(before, vip) {
+		t.Errorf("the tables were %s\nand are %s", before, after)
+	}
+}
+
+// streams opens connections until there is one to each of n members.
+func (b *box) streams(vip string, n int) map[string]talk {
+	t := b.h.c.t
+	t.Helper()
+	out := map[string]talk{}
+	for len(out) < n {
+		s, err := b.talk("tcp", vip)
+		must(t, err)
+		t.Cleanup(func() { _ = s.Close() })
+		who, err := s.who()
+		must(t, err)
+		out[who] = s
+	}
+	return out
+}
+
+// datagrams opens connections until there is one to that member.
+func (b *box) datagrams(vip, to string) talk {
+	t := b.h.c.t
+	t.Helper()
+	for {
+		s, err := b.talk("udp", vip)
+		must(t, err)
+		t.Cleanup(func() { _ = s.Close() })
+		who, err := s.who()
+		must(t, err)
+		if who == to {
+			return s
+		}
+	}
+}
+
+// staysWhileMembersChange has a fourth member, m4, come to m1, m2 and m3, and then kills m2.
+func (b *box) staysWhileMembersChange(vip string, m2 *box, fourth func() *box) {
+	t := b.h.c.t
+	t.Helper()
+	streams, toM2 := b.streams(vip, 3), b.datagrams(vip, m2.name)
+	stay := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if who, err := streams[name].who(); err != nil || who != name {
+				t.Errorf("the connection to %s is with %s now: %v", name, who, err)
+			}
+		}
+	}
+	fourth()
+	eventually(t, settle, func() error { return b.balances("tcp", vip, "m1", "m2", "m3", "m4") })
+	stay("m1", "m2", "m3")
+
+	m2.kill()
+	eventually(t, settle, func() error { return b.balances("tcp", vip, "m1", "m3", "m4") })
+	eventually(t, settle, func() error { return b.balances("udp", vip, "m1", "m3", "m4") })
+	if who, err := toM2.who(); err != nil || !slices.Contains([]string{"m1", "m3", "m4"}, who) {
+		t.Errorf("datagrams of a connection to one that is dead are answered by %q: %v", who, err)
+	}
+	stay("m1", "m3")
 }
 
 // hostLoss is until a host that has lost its power is known as lost: its session with the store ends.
@@ -291,6 +319,11 @@ func TestVirtualAddressesGoWithTheirLastMember(t *testing.T) {
 		must(t, client.balances("udp", "10.7.0.253", driver+"a"))
 		must(t, a.balances("tcp", "10.7.0.254", driver+"a", driver+"b"))
 		must(t, client.finds("x", "10.7.0.254"))
+		// And a second network, whose default route is the stronger one, changes nothing of it
+		h.weft("network", "create", "-d", driver, "side")
+		h.weft("network", "connect", "--gw-priority", "5", "side", driver+"c")
+		must(t, client.balances("tcp", "10.7.0.254", driver+"a", driver+"b"))
+		must(t, client.balances("udp", "10.7.0.254", driver+"a", driver+"b"))
 		must(t, client.finds("y.n", "10.7.0.253"))
 		must(t, client.finds(driver+"a", a.addr("n")))
 
@@ -309,7 +342,7 @@ func TestVirtualAddressesGoWithTheirLastMember(t *testing.T) {
 		h.weft("run", "-d", "--name", "d", "--network", "n", "--ip", "10.7.0.254", "--", "sleep", forever)
 		h.weft("store", "check")
 		h.weft("rm", "-f", "d", driver+"c")
-		h.weft("network", "rm", "n")
+		h.weft("network", "rm", "n", "side")
 	}
 	h.refuses(1, "invalid option weft.alias_mode=swarm", "network", "create", "-o", "weft.alias_mode=swarm", "z")
 }

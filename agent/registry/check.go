@@ -83,20 +83,7 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 				errs = append(errs, fmt.Errorf("%s is corrupt", e.Key))
 				continue
 			}
-			byName, _ := n.ByName(ep.Name)
-			ok = byName == ep
-			if ep.StaticMAC {
-				byMAC, _ := n.ByMAC(ep.MAC)
-				ok = ok && byMAC == ep
-			}
-			for _, a := range ep.Addrs {
-				byAddr, _ := n.ByAddr(a)
-				ok = ok && byAddr == ep
-			}
-			for _, alias := range ep.VIPAliases {
-				v, _ := n.VIP(alias)
-				ok = ok && v != nil
-			}
+			ok = ownsAll(n, ep)
 		case "addr":
 			a, err := netip.ParseAddr(name)
 			ep, found := n.ByAddr(a)
@@ -113,11 +100,7 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 				errs = append(errs, fmt.Errorf("%s is corrupt", e.Key))
 				continue
 			}
-			ok = record.Fold(v.Alias) == name && len(n.Members(name)) > 0
-			for _, a := range v.Addrs {
-				byAddr, _ := n.VIPByAddr(a)
-				ok = ok && byAddr == v
-			}
+			ok = record.Fold(v.Alias) == name && isSound(n, v)
 		case "kept":
 			k, _ := n.Kept(name)
 			if k == nil {
@@ -134,6 +117,35 @@ func checkNet(id record.NetworkID, s store.Snapshot) []error {
 		}
 	}
 	return errs
+}
+
+// ownsAll tells whether all that an endpoint has is claimed for it.
+func ownsAll(n *record.Net, ep *record.Endpoint) bool {
+	byName, _ := n.ByName(ep.Name)
+	ok := byName == ep
+	if ep.StaticMAC {
+		byMAC, _ := n.ByMAC(ep.MAC)
+		ok = ok && byMAC == ep
+	}
+	for _, a := range ep.Addrs {
+		byAddr, _ := n.ByAddr(a)
+		ok = ok && byAddr == ep
+	}
+	for _, alias := range ep.VIPAliases {
+		v, _ := n.VIP(alias)
+		ok = ok && v != nil
+	}
+	return ok
+}
+
+// isSound tells whether a virtual address has a member and its claims.
+func isSound(n *record.Net, v *record.VIP) bool {
+	ok := len(n.Members(v.Alias)) > 0
+	for _, a := range v.Addrs {
+		byAddr, _ := n.VIPByAddr(a)
+		ok = ok && byAddr == v
+	}
+	return ok
 }
 
 func keptBy(n *record.Net, id record.EndpointID, a netip.Addr) bool {
