@@ -209,14 +209,21 @@ func TestReadmeCommands(t *testing.T) {
 		"make build": func(t *testing.T) { runMake(t, "build") },
 		"sudo make install": func(t *testing.T) {
 			runMake(t, "install", "DESTDIR="+dest)
-			for _, f := range []string{"usr/local/bin/weft", "usr/local/bin/weftd", "etc/systemd/system/weftd.service"} {
+			for _, f := range []string{"usr/local/bin/weft", "usr/local/bin/weftd", "usr/local/share/man/man1/weft-network-create.1", "etc/systemd/system/weftd.service"} {
 				if _, err := os.Stat(filepath.Join(dest, f)); err != nil {
 					t.Error(err)
 				}
 			}
 		},
-		"sudo systemctl enable --now weftd":                          func(t *testing.T) { unitIsSound(t, dest) },
-		"sudo systemctl disable --now weftd":                         func(t *testing.T) { systemctl(t, dest, "disable") },
+		"sudo systemctl enable --now weftd":  func(t *testing.T) { unitIsSound(t, dest) },
+		"sudo systemctl disable --now weftd": func(t *testing.T) { systemctl(t, dest, "disable") },
+		"source <(weft completion bash)": func(t *testing.T) { // TestShellsComplete looks at what it offers
+			cmd := exec.CommandContext(t.Context(), "bash", "-c", "source <(weft completion bash) && complete -p weft")
+			cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(weftPath)+":"+os.Getenv("PATH"))
+			if text, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(text), "__start_weft") {
+				t.Errorf("bash completes weft by %q, %v", text, err)
+			}
+		},
 		"weft rm -f $(weft ps -aq)":                                  removeAll,
 		"sudo rm -rf /var/lib/weft /run/weft":                        func(t *testing.T) { directoriesAreThese(t) },
 		"nohup weftd --cluster-advertise eth0 --cluster-store etcd…": startByHand,
