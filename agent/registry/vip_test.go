@@ -241,3 +241,27 @@ func TestNoAddressIsLeftForAnAlias(t *testing.T) {
 		t.Errorf("virtual addresses %v", got)
 	}
 }
+
+// Those who lose a race for an address do not all chase the next one.
+func TestLosersOfARaceForAVirtualAddressSpread(t *testing.T) {
+	t.Parallel()
+	w := memory.New()
+	a, b := newHost(t, w, "h1"), newHost(t, w, "h2")
+	n := create(t, a, spec("front", "10.0.0.0/24"))
+	b.look(t, n.ID) // the alias that comes now is not in its picture
+	a.join(t, member(n, a, "c1", "10.0.0.2", "x"))
+	b.random(func(most int) int { return most - 1 })
+	b.join(t, member(n, b, "c2", "10.0.0.3", "y"))
+	if got := vips(t, a.st, n.ID); got["x"][0].String() != "10.0.0.254" || got["y"][0].String() != "10.0.0.238" {
+		t.Errorf("virtual addresses %v", got)
+	}
+}
+
+// random has the host's registry draw its lots by f.
+func (h *host) random(f func(int) int) {
+	h.Registry = registry.New(registry.Config{Store: h.st, Now: time.Now, Random: f, Picture: func() *record.Snapshot {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.picture
+	}})
+}
