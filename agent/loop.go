@@ -14,7 +14,6 @@ import (
 	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
-	"weft/port"
 	"weft/store/follow"
 	"weft/store/record"
 )
@@ -92,11 +91,6 @@ func newLoop(cfg loopConfig) *loop {
 // do waits until the kernel has what the boxes and the picture want of a network now. With an endpoint it waits for that port alone.
 func (l *loop) do(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
 	return l.ask(ctx, request{network: n, endpoint: ep, done: make(chan error, 1)})
-}
-
-// turn waits until the routes of a port that is there are as the boxes want them now.
-func (l *loop) turn(ctx context.Context, n record.NetworkID, ep record.EndpointID) error {
-	return l.ask(ctx, request{network: n, endpoint: ep, turned: true, done: make(chan error, 1)})
 }
 
 func (l *loop) ask(ctx context.Context, r request) error {
@@ -260,18 +254,6 @@ func (l *loop) serve(ctx context.Context, v view, r request) error {
 		}
 	}
 	return l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
-}
-
-// routesOf is what have holds of a port's objects, and all of its sandbox's routes and rules: those that the port no longer wants go.
-func routesOf(p port.Port, want, have kernel.State) kernel.State {
-	part := kernel.State{}
-	for k, o := range have {
-		if k.NS == p.Netns && (k.Kind == kernel.KindRoute || k.Kind == kernel.KindRule) {
-			part[k] = o
-		}
-	}
-	take(part, want, have)
-	return part
 }
 
 // errLeaving says that something of the same key is still in the lane.
