@@ -60,7 +60,7 @@ func (b *boxes) reserve(name string, id record.SandboxID) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if other, taken := b.names[record.Fold(name)]; taken && other != id {
-		return api.Refuse(api.Exists, "Conflict. The sandbox name %q is already in use by sandbox %s. Remove (or stop --rm) that one to be able to reuse the name", name, record.ShortID(other))
+		return api.Refuse(api.Exists, "Conflict. The sandbox name %q is already in use by sandbox %s. You have to remove (or rename) that sandbox to be able to reuse that name", name, record.ShortID(other))
 	}
 	b.names[record.Fold(name)] = id
 	return nil

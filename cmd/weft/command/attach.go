@@ -27,7 +27,7 @@ on. The exit code is the process's. On a terminal, ctrl-p ctrl-q leaves the proc
 			if err != nil {
 				return err
 			}
-			return c.attach(cmd.Context(), args[0], !noStdin, sigProxy, detach)
+			return c.attach(cmd.Context(), args[0], attaching{stdin: !noStdin, sigProxy: sigProxy, keys: detach})
 		},
 	}
 	f := cmd.Flags()
@@ -37,21 +37,28 @@ on. The exit code is the process's. On a terminal, ctrl-p ctrl-q leaves the proc
 	return cmd
 }
 
-func (c *cli) attach(ctx context.Context, name string, stdin, sigProxy bool, keys []byte) error {
+// attaching says how to attach.
+type attaching struct {
+	stdin, sigProxy bool
+	start           bool   // the sandbox once its streams are there
+	keys            []byte // to detach
+}
+
+func (c *cli) attach(ctx context.Context, name string, how attaching) error {
 	r, err := call(ctx, c, (*client).InspectSandbox, &weftv1.InspectSandboxRequest{Ref: name})
 	if err != nil {
 		return err
 	}
 	s := r.Sandbox
-	stdin = stdin && s.Stdin
+	stdin := how.stdin && s.Stdin
 	if s.Tty && stdin {
 		if err := c.needTerminal(); err != nil {
 			return err
 		}
 	}
-	return c.foreground(ctx, sigProxy, func(ctx context.Context, p *process) error {
-		p.keys = keys
-		exit, err := p.join(ctx, s.Id, stdin, s.Tty, false)
+	return c.foreground(ctx, how.sigProxy, func(ctx context.Context, p *process) error {
+		p.keys = how.keys
+		exit, err := p.join(ctx, s.Id, stdin, s.Tty, how.start)
 		if err != nil {
 			return p.orSignal(ctx, err)
 		}

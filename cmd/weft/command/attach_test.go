@@ -20,6 +20,8 @@ func TestDetach(t *testing.T) {
 		"run, other keys":        {"run -it --detach-keys ctrl-a,d x", "\x10\x11\x01d", "\x10\x11", "", 0},
 		"attach":                 {"attach c1", "q\x10\x11", "q", "Error: read escape sequence\n", 1},
 		"attach, keys of one":    {"attach --detach-keys z c1", "zz", "", "Error: read escape sequence\n", 1},
+		"exec":                   {"exec -it c1 sh", "ls\x10\x11", "ls", "Error: read escape sequence\n", 1},
+		"start":                  {"start -ai c1", "ls\x10\x11", "ls", "Error: read escape sequence\n", 1},
 		"attach, at the newline": {"attach --detach-keys ctrl-m c1", "ls\r", "ls", "Error: read escape sequence\n", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -29,7 +31,7 @@ func TestDetach(t *testing.T) {
 			s.in = inner
 			f.sandboxes[0].Tty, f.sandboxes[0].Stdin = true, true
 			arrived := make(chan string, 1)
-			f.attach = func(_ *weftv1.AttachStart, ss serverStream) error {
+			serve := func(ss serverStream) error {
 				err := inTurn(ready(ss), stdout(ss, "up"))
 				var all strings.Builder
 				for err == nil {
@@ -41,6 +43,8 @@ func TestDetach(t *testing.T) {
 				arrived <- all.String()
 				return err
 			}
+			f.attach = func(_ *weftv1.AttachStart, ss serverStream) error { return serve(ss) }
+			f.exec = func(_ *weftv1.ExecStart, ss serverStream) error { return serve(ss) }
 			f.serve(t, s.path)
 			var out, errs syncBuffer
 			code := make(chan int, 1)
@@ -104,5 +108,34 @@ func TestAttach(t *testing.T) {
 	f.serve(t, s.path)
 	if r := s.run("attach", "c1"); r.code != 1 || r.err != "Error: the input device is not a TTY\n" {
 		t.Errorf("without a terminal: exit %d, %q", r.code, r.err)
+	}
+}
+
+// exec -d returns when the command runs, and says why where it cannot.
+func TestExecDetached(t *testing.T) {
+	f, s := newFake(), newShell(t)
+	gone := make(chan struct{})
+	f.exec = func(e *weftv1.ExecStart, ss serverStream) error {
+		if e.Command[0] == "nothing" {
+			return exit(ss, 127, "not found")
+		}
+		defer close(gone)
+		if e.Stdin {
+			t.Error("stdin was asked for")
+		}
+		err := ready(ss)
+		<-ss.Context().Done()
+		return err
+	}
+	f.serve(t, s.path)
+	if r := s.run("exec", "-d", "-i", "c1", "sleep"); r.code != 0 || r.out+r.err != "" {
+		t.Errorf("exit %d, %q, %q", r.code, r.out, r.err)
+	}
+	<-gone
+	if r := s.run("exec", "-d", "c1", "nothing"); r.code != 127 || r.err != "weft: not found.\n" {
+		t.Errorf("exit %d, %q", r.code, r.err)
+	}
+	if r := s.run("start", "-a", "c1", "c2"); r.code != 1 || !strings.Contains(r.err, "you cannot start and attach multiple sandboxes at once") {
+		t.Errorf("exit %d, %q", r.code, r.err)
 	}
 }

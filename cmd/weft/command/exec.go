@@ -17,6 +17,8 @@ import (
 func (c *cli) execCommand() *cobra.Command {
 	var r weftv1.ExecStart
 	var env envFlags
+	var detach bool
+	var keys detaching
 	cmd := &cobra.Command{
 		Use: "exec [OPTIONS] SANDBOX COMMAND [ARG...]", Short: "Run a command in a running sandbox", Args: atLeast(2),
 		Example: `  weft exec c1 ip addr
@@ -27,12 +29,20 @@ func (c *cli) execCommand() *cobra.Command {
 			if r.Env, err = env.resolve(c.env.Lookup); err != nil {
 				return err
 			}
+			leave, err := keys.parse()
+			if err != nil {
+				return err
+			}
+			if detach {
+				r.Stdin = false
+				return c.execDetached(cmd.Context(), &r)
+			}
 			if r.Tty && r.Stdin {
 				if err := c.needTerminal(); err != nil {
 					return err
 				}
 			}
-			return c.exec(cmd.Context(), &r)
+			return c.exec(cmd.Context(), &r, leave)
 		},
 	}
 	f := cmd.Flags()
@@ -42,12 +52,28 @@ func (c *cli) execCommand() *cobra.Command {
 	f.BoolVarP(&r.Tty, "tty", "t", false, "Give the command a terminal")
 	f.StringVarP(&r.User, "user", "u", "", "User, and group, to run as (NAME|UID[:GROUP|GID])")
 	f.StringVarP(&r.Workdir, "workdir", "w", "", "Working directory")
-	foreign{
-		"detach":      "put the command into the background of a shell: weft exec c1 sh -c 'COMMAND &'",
-		"detach-keys": "a command that is to go on belongs into a sandbox of its own: weft run -d",
-		"privileged":  noSecurity,
-	}.add(cmd, map[string]string{"detach": "d"}, "detach", "privileged")
+	f.BoolVarP(&detach, "detach", "d", false, "Leave the command in the background: nothing of it is shown")
+	keys.add(cmd)
+	foreign{"privileged": noSecurity}.add(cmd, nil, "privileged")
 	return cmd
+}
+
+// execDetached returns as soon as the command runs.
+func (c *cli) execDetached(ctx context.Context, req *weftv1.ExecStart) error {
+	a, err := c.agent()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, o, err := begin(ctx, a.Exec, &weftv1.StreamInput{Kind: &weftv1.StreamInput_Exec{Exec: req}})
+	if err != nil {
+		return a.said(err)
+	}
+	if o.GetReady() {
+		return nil
+	}
+	return ended(int(o.GetExit().GetCode()), o.GetExit().GetError())
 }
 
 func (c *cli) needTerminal() error {
@@ -57,12 +83,12 @@ func (c *cli) needTerminal() error {
 	return nil
 }
 
-func (c *cli) exec(ctx context.Context, req *weftv1.ExecStart) (err error) {
+func (c *cli) exec(ctx context.Context, req *weftv1.ExecStart, keys []byte) (err error) {
 	a, err := c.agent()
 	if err != nil {
 		return err
 	}
-	con, err := c.openConsole(req.Stdin, req.Tty, nil)
+	con, err := c.openConsole(req.Stdin, req.Tty, keys)
 	if err != nil {
 		return err
 	}
@@ -96,6 +122,8 @@ func (c *cli) exec(ctx context.Context, req *weftv1.ExecStart) (err error) {
 	started := false
 	exit, err := r.follow(ctx, a.Exec, &weftv1.StreamInput{Kind: &weftv1.StreamInput_Exec{Exec: req}}, func() { started = true })
 	switch {
+	case isDetached(err):
+		return err
 	case err != nil && ctx.Err() != nil:
 		return &fault{code: 128 + int(syscall.SIGINT)}
 	case started && (errors.Is(err, errNoExit) || errors.Is(err, errLost)):

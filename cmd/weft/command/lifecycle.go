@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	weftv1 "weft/proto/weft/v1"
@@ -54,6 +55,12 @@ type stopping struct {
 }
 
 func (s *stopping) add(cmd *cobra.Command) {
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "timeout" { // docker's newer name
+			name = "time"
+		}
+		return pflag.NormalizedName(name)
+	})
 	cmd.Flags().IntVarP(&s.seconds, "time", "t", 0, "Seconds to wait before the process is killed (-1: for ever; default: the sandbox's own, or 10)")
 	cmd.Flags().StringVarP(&s.signal, "signal", "s", "", "Signal to send, by name or number (default: the sandbox's own, or SIGTERM)")
 }

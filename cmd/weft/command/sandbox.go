@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -127,17 +128,37 @@ func parseSignal(s string) (syscall.Signal, error) {
 }
 
 func (c *cli) startCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "start SANDBOX [SANDBOX...]", Short: "Start one or more stopped sandboxes", Args: atLeast(1),
-		Example:           "  weft start c1 db",
+	var attach, stdin bool
+	var keys detaching
+	cmd := &cobra.Command{
+		Use: "start [OPTIONS] SANDBOX [SANDBOX...]", Short: "Start one or more stopped sandboxes", Args: atLeast(1),
+		Long: `Start sandboxes, with the names and static addresses that they had, and the other ones where they are free. With -a, the one that is started is in
+the foreground: what it writes is shown, signals are passed on, and the exit code is its process's.`,
+		Example: `  weft start c1 db
+  weft start -a c1`,
 		ValidArgsFunction: c.completeSandboxes(-1, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if attach || stdin {
+				if len(args) > 1 {
+					return errors.New("you cannot start and attach multiple sandboxes at once")
+				}
+				detach, err := keys.parse()
+				if err != nil {
+					return err
+				}
+				return c.attach(cmd.Context(), args[0], attaching{stdin: stdin, sigProxy: true, start: true, keys: detach})
+			}
 			return c.each(args, func(name string) error {
 				_, err := call(cmd.Context(), c, (*client).StartSandbox, &weftv1.StartSandboxRequest{Ref: name})
 				return c.done(name, err)
 			})
 		},
 	}
+	f := cmd.Flags()
+	f.BoolVarP(&attach, "attach", "a", false, "Attach stdout and stderr, and pass signals on")
+	f.BoolVarP(&stdin, "interactive", "i", false, "Attach also standard input")
+	keys.add(cmd)
+	return cmd
 }
 
 func (c *cli) removeCommand() *cobra.Command {
@@ -155,5 +176,7 @@ func (c *cli) removeCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Also remove a sandbox that runs: its process is killed")
+	foreign{"volumes": noImages, "link": "a link goes with the sandbox, or when that is disconnected from the network: weft network disconnect"}.add(cmd,
+		map[string]string{"volumes": "v", "link": "l"}, "volumes", "link")
 	return cmd
 }
