@@ -24,14 +24,16 @@ type losses struct {
 	joined time.Time // when this host could see the others again; zero: it cannot
 }
 
-// look takes in what the picture says now, and returns how long a host has been lost; 0 for one that is alive, or of which that is not known.
-func (l *losses) look(p *record.Snapshot, joined bool, settled time.Duration, now time.Time, host record.HostID) time.Duration {
+// look takes in what the picture says now, and returns how long a host has been lost; 0 for one that is alive. Unsure is true where the host has
+// no session, and this one has not been back for long enough to tell.
+func (l *losses) look(p *record.Snapshot, joined bool, settled time.Duration, now time.Time, host record.HostID) (lost time.Duration, unsure bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case !joined:
 		l.since, l.joined = nil, time.Time{}
-		return 0
+		_, alive := p.Alive(host)
+		return 0, !alive
 	case l.joined.IsZero():
 		l.joined = now
 	}
@@ -50,15 +52,18 @@ func (l *losses) look(p *record.Snapshot, joined bool, settled time.Duration, no
 		since[h.ID] = at
 	}
 	l.since = since
-	at, lost := since[host]
-	if !lost {
-		return 0
+	at, gone := since[host]
+	switch {
+	case !gone:
+		return 0, false
+	case at.After(now):
+		return 0, true
 	}
-	return max(now.Sub(at), 1)
+	return max(now.Sub(at), 1), false
 }
 
-// lostFor is how long a host has been lost, as this host has seen it; 0 where it is alive.
-func (a *Agent) lostFor(host record.HostID) time.Duration {
+// lostFor is how long a host has been lost, as this host has seen it; 0 where it is alive, or where that is not sure.
+func (a *Agent) lostFor(host record.HostID) (lost time.Duration, unsure bool) {
 	st := a.member.standing()
 	return a.losses.look(a.global.follower.Picture(), st.joined, st.ttl, a.clock.Now(), host)
 }
@@ -78,26 +83,41 @@ func (a *Agent) watchStale(ctx context.Context) {
 	}
 }
 
+// returnPatience is how long a claim waits for what a host that may be coming back releases.
+const returnPatience = 2 * time.Second
+
 // makeWay deals with an endpoint of another host that has the name: where that host has been lost for longer than the grace time, its record
-// goes; where it has not been for that long yet, this is what the error says.
+// goes; where it has not been for that long yet, this is what the error says. After a store was away, hosts come back one by one, and the
+// releases that they kept for it with them: these are waited for.
 func (a *Agent) makeWay(ctx context.Context, as registry.Actor, n *record.Network, name string, own record.EndpointID) error {
-	net, ok := a.global.follower.Picture().Net(n.ID)
-	if !ok {
-		return nil
+	wait, cancel := context.WithTimeout(ctx, returnPatience)
+	defer cancel()
+	for {
+		changed := a.global.follower.Changed()
+		net, ok := a.global.follower.Picture().Net(n.ID)
+		if !ok {
+			return nil
+		}
+		ep, taken := net.ByName(name)
+		if !taken || ep.ID == own || ep.Host == as.Host {
+			return nil
+		}
+		lost, unsure := a.lostFor(ep.Host)
+		switch {
+		case lost >= a.cfg.StaleGrace && lost > 0:
+			return a.clearEndpoint(ctx, as, n, ep, false)
+		case lost > 0:
+			return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, which has been lost for %s; its record goes by itself in %s, and at once with: weft network disconnect -f %s %s",
+				n.Name, ep.Name, a.hostName(ep.Host), lost.Round(time.Second), (a.cfg.StaleGrace - lost).Round(time.Second), n.Name, ep.Name)
+		case !unsure:
+			return nil // it is alive, and the claim says what there is to say
+		}
+		select {
+		case <-changed:
+		case <-wait.Done():
+			return nil
+		}
 	}
-	ep, taken := net.ByName(name)
-	if !taken || ep.ID == own || ep.Host == as.Host {
-		return nil
-	}
-	lost := a.lostFor(ep.Host)
-	switch {
-	case lost == 0:
-		return nil // it is alive, and the claim says what there is to say
-	case lost < a.cfg.StaleGrace:
-		return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, which has been lost for %s; its record goes by itself in %s, and at once with: weft network disconnect -f %s %s",
-			n.Name, ep.Name, a.hostName(ep.Host), lost.Round(time.Second), (a.cfg.StaleGrace - lost).Round(time.Second), n.Name, ep.Name)
-	}
-	return a.clearEndpoint(ctx, as, n, ep, false)
 }
 
 // clearEndpoint takes another host's endpoint out of its network.
@@ -106,7 +126,7 @@ func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.
 	if err != nil {
 		return kindOf(a.global.explain(err))
 	}
-	a.log.Warn("cleared another host's endpoint", "network", n.Name, "name", ep.Name, "host", a.hostName(ep.Host), "lost_for", a.lostFor(ep.Host).Round(time.Second))
+	a.log.Warn("cleared another host's endpoint", "network", n.Name, "name", ep.Name, "host", a.hostName(ep.Host))
 	if rev == 0 {
 		return nil
 	}
@@ -143,7 +163,11 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 		return connected
 	case !how.Force:
 		return api.Refuse(api.NotFound, "sandbox %s runs on host %s: run the command there", target, a.hostName(ep.Host))
-	case a.lostFor(ep.Host) == 0 && !how.Live:
+	}
+	switch lost, unsure := a.lostFor(ep.Host); {
+	case unsure && !how.Live:
+		return api.Refuse(api.InUse, "whether host %s, which has sandbox %s, is alive will be known in a moment: try again, or add --live", a.hostName(ep.Host), target)
+	case lost == 0 && !how.Live:
 		return api.Refuse(api.InUse, "sandbox %s is of host %s, which is alive: run the command there, or add --live", target, a.hostName(ep.Host))
 	}
 	return a.clearEndpoint(ctx, as, n, ep, how.Live)

@@ -38,25 +38,29 @@ func TestHowLongAHostHasBeenLost(t *testing.T) {
 		at      time.Duration
 		picture *record.Snapshot
 		joined  bool
-		want    time.Duration // of b; 1 stands for "just now"
+		want    time.Duration // of b; 1 stands for "just now", -1 for "nobody can tell yet"
 	}
 	for name, looks := range map[string][]look{
 		"alive":                      {{0, both, true, 0}, {time.Hour, both, true, 0}},
 		"lost":                       {{0, both, true, 0}, {time.Minute, a, true, 1}, {2 * time.Minute, a, true, time.Minute}},
 		"lost and back":              {{0, both, true, 0}, {time.Minute, a, true, 1}, {2 * time.Minute, both, true, 0}, {3 * time.Minute, a, true, 1}},
-		"lost before this one came":  {{0, a, true, 1}, {10 * time.Second, a, true, 1}, {25 * time.Second, a, true, 10 * time.Second}},
-		"the store was away":         {{0, both, true, 0}, {time.Minute, a, true, 1}, {2 * time.Minute, a, false, 0}, {3 * time.Minute, a, true, 1}, {3*time.Minute + 20*time.Second, a, true, 5 * time.Second}},
-		"while the store is away":    {{0, both, true, 0}, {time.Minute, a, false, 0}, {time.Hour, a, false, 0}},
-		"an agent that never joined": {{0, a, false, 0}},
+		"lost before this one came":  {{0, a, true, -1}, {10 * time.Second, a, true, -1}, {15 * time.Second, a, true, 1}, {25 * time.Second, a, true, 10 * time.Second}},
+		"the store was away":         {{0, both, true, 0}, {time.Minute, a, true, 1}, {2 * time.Minute, a, false, -1}, {3 * time.Minute, a, true, -1}, {3*time.Minute + 20*time.Second, a, true, 5 * time.Second}},
+		"while the store is away":    {{0, both, true, 0}, {time.Minute, a, false, -1}, {time.Hour, a, false, -1}},
+		"an agent that never joined": {{0, a, false, -1}, {time.Minute, both, false, 0}},
 	} {
 		var l losses
 		began := time.Unix(1, 0)
 		for _, x := range looks {
-			if got := l.look(x.picture, x.joined, settled, began.Add(x.at), "b"); got != x.want {
+			got, unsure := l.look(x.picture, x.joined, settled, began.Add(x.at), "b")
+			if unsure {
+				got = -1
+			}
+			if got != x.want {
 				t.Errorf("%s: after %s it has been lost for %s, want %s", name, x.at, got, x.want)
 			}
 		}
-		if got := l.look(both, true, settled, began, "nobody"); got != 0 {
+		if got, unsure := l.look(both, true, settled, began, "nobody"); got != 0 || unsure {
 			t.Errorf("%s: a host that nobody knows has been lost for %s", name, got)
 		}
 	}

@@ -188,5 +188,12 @@ func (a *Agent) wire(id journal.Identity) error {
 	})
 	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)
+	for _, part := range seed.Partitions() {
+		if a.follower.Picture().Rev(part) == 0 { // it was let go of just before the last life's end
+			if err := a.journal.DropPicture(part); err != nil {
+				a.log.Warn("cannot forget a partition", "error", err)
+			}
+		}
+	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"sync"
 
 	"weft/store/follow"
@@ -20,11 +21,17 @@ type uses struct {
 
 func newUses(f *follow.Follower, isLocal func(record.NetworkID) bool, b *boxes) *uses {
 	u := &uses{follower: f, isLocal: isLocal, boxes: b, held: map[record.NetworkID]int{}}
+	used := map[record.NetworkID]bool{}
 	for _, s := range b.snapshot() {
 		for _, at := range s.Attachments {
-			if !isLocal(at.Network) {
+			if used[at.Network] = !isLocal(at.Network); used[at.Network] {
 				f.Follow(at.Network)
 			}
+		}
+	}
+	for _, p := range f.Picture().Partitions() { // what the last life let go of just before its end is as it was then, and would stay so
+		if id, ok := strings.CutPrefix(p, record.NetPartition("")); ok && !used[record.NetworkID(id)] {
+			f.Unfollow(record.NetworkID(id))
 		}
 	}
 	return u

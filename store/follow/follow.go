@@ -144,17 +144,17 @@ func (f *Follower) sweeps(partition string, b store.Batch) bool {
 	return gone > 1 || !ok || net.Len() <= gone
 }
 
-// Unfollow drops a network's partition: its endpoints are unknown from now on.
+// Unfollow drops a network's partition, also one that only the seed had: its endpoints are unknown from now on.
 func (f *Follower) Unfollow(id record.NetworkID) {
 	p := record.NetPartition(id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	cancel, ok := f.watches[p]
-	if !ok {
+	if cancel, ok := f.watches[p]; ok {
+		cancel()
+		delete(f.watches, p)
+	} else if f.shown.Load().Rev(p) == 0 {
 		return
 	}
-	cancel()
-	delete(f.watches, p)
 	delete(f.seen, p)
 	delete(f.heard, p)
 	delete(f.origin, p)

@@ -31,6 +31,24 @@ func TestUnfollowMakesANetworkUnknown(t *testing.T) {
 	}
 }
 
+// A seed may have networks that nobody follows any more: they are let go of like others, and what was not there stays unknown.
+func TestUnfollowForgetsWhatOnlyTheSeedHad(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, endpoint(t, front, 1)...)
+	first := start(t, follow.Config{Store: w.follows})
+	first.Follow(front)
+	synced(t, first, record.NetPartition(front))
+	f := start(t, follow.Config{Store: w.follows, Seed: first.Picture()})
+	if length(f, front) != 1 {
+		t.Fatalf("the seed has %d endpoints", length(f, front))
+	}
+	f.Unfollow(front)
+	f.Unfollow(back)
+	if length(f, front) != -1 || length(f, back) != -1 {
+		t.Errorf("%d and %d endpoints, want that neither is known", length(f, front), length(f, back))
+	}
+}
+
 func TestAFollowBeforeTheStartCounts(t *testing.T) {
 	w := newWorld(t)
 	w.apply(t, endpoint(t, front, 1)...)
