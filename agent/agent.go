@@ -184,6 +184,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.member.run)
 	run(a.global.publisher.run)
 	run(a.local.publisher.run)
+	a.local.publisher.kick() // what the last life left half done; the cluster's is kicked by each joining
 	run(a.leases.run)
 	run(a.loop.run)
 	run(a.keepLinks)

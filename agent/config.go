@@ -1,7 +1,7 @@
 // Package agent wires one host and owns its loop: wake, snapshot, render, diff, apply. It is the only package that knows all others.
 //
-// Read it in this order: agent.go (how a host starts), member.go (how it joins its cluster), boxes.go (what it knows of its own
-// sandboxes), loop.go (how the kernel follows), attach.go (the one flow through all of it), lifecycle.go, views.go.
+// Read it in this order: agent.go (how a host starts), member.go (how it joins its cluster), scope.go (whose networks are whose), boxes.go
+// (what it knows of its own sandboxes), loop.go (how the kernel follows), attach.go (the one flow through all of it), lifecycle.go, views.go.
 package agent
 
 import (

@@ -286,3 +286,30 @@ func TestLocalNetworksOfTwoHosts(t *testing.T) {
 		return nil
 	})
 }
+
+// A host that is in networks of the cluster, and whose agent comes back while the store is out, serves its own networks.
+func TestLocalNetworksWhileTheStoreIsOut(t *testing.T) {
+	t.Parallel()
+	c, b := newClusterWithStore(t, 1)
+	b.start()
+	c.start()
+	h := c.hosts[0]
+	h.weft("network", "create", "-d", "overlay", "far")
+	h.weft("network", "create", "near")
+	a := h.box("a", "far", "--network", "near").echo()
+	addr := a.addr("near")
+	h.weft("network", "create", "spare")
+	b.down()
+	h.kill()
+	h.up()
+	h.weft("network", "create", "new")
+	d := h.box("d", "near", "--network", "new")
+	eventually(t, settle, func() error { return d.reaches(addr) })
+	eventually(t, settle, func() error { return d.finds("a", addr) })
+	h.weft("network", "disconnect", "new", "d")
+	h.weft("network", "rm", "new", "spare")
+	h.refuses(1, "is not reachable", "network", "create", "-d", "overlay", "farther")
+	if got := h.networks("type=custom"); !slices.Equal(got, []string{"far", "near"}) {
+		t.Errorf("the networks are %q", got)
+	}
+}
