@@ -13,6 +13,7 @@ import (
 	"weft/agent/registry"
 	"weft/kernel"
 	"weft/kernel/fake"
+	"weft/overlay"
 	"weft/store"
 	"weft/store/follow"
 	"weft/store/memory"
@@ -116,6 +117,61 @@ func TestTheKernelFollowsLocalNetworks(t *testing.T) {
 		if got := s.bridges(); !slices.Equal(got, []string{"br-b0b0"}) {
 			t.Errorf("the bridges are %v", got)
 		}
+	})
+}
+
+// As long as it is not known what the cluster's networks should be, this host's own are served and nothing else is touched.
+func TestLocalNetworksWaitForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, k := memory.New(), fake.New(testDir)
+		a := box("a", in(front, "e1", "10.1.0.2"))
+		first := newSite(t, w, k, a)
+		first.write(hosts()...)
+		first.write(network(front, "10.1.0.0/24"))
+		pass(time.Minute)
+		first.stop()
+		k.Log()
+
+		s := newSite(t, memory.New(), k, a) // a store that tells nothing
+		defer s.stop()
+		n := localNetwork(home, "172.18.0.0/16")
+		s.keep(n, true)
+		waiting := make(chan error, 1)
+		go func() { waiting <- s.do(t.Context(), front, "e1") }()
+		b := box("b", in(home, "e2", "172.18.0.2"))
+		s.set(a, b)
+		if err := s.do(t.Context(), home, "e2"); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.bridges(); !slices.Equal(got, []string{n.Bridge()}) {
+			t.Errorf("the bridges are %v", got)
+		}
+		s.set(a)
+		s.keep(n, false)
+		if err := s.do(t.Context(), home, ""); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if got := s.bridges(); len(got) > 0 {
+			t.Errorf("the bridges are %v", got)
+		}
+		for _, o := range k.Log() {
+			if o.Obj.NS == overlay.NetnsPath(s.settings(), front) || o.Obj.NS == "/ns/5ba" || o.Verb == kernel.Del && o.Obj.Kind == kernel.KindTable {
+				t.Errorf("of the cluster's networks was done: %s", o)
+			}
+		}
+		select {
+		case err := <-waiting:
+			t.Errorf("who asked for a network of the cluster was answered: %v", err)
+		default:
+		}
+		s.write(hosts()...)
+		s.write(network(front, "10.1.0.0/24"))
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+		pass(2 * resyncEvery)
+		s.holds("when it is known")
 	})
 }
 

@@ -33,8 +33,8 @@ type loop struct {
 	balance map[record.NetworkID]string       // what balances in it
 	leaving map[string]bool                   // what the objects in the lane hold, and no other can have yet
 	waiting []request                         // until the lane is done
-	early   []request                         // until something may be written
-	begun   bool                              // ready has said yes once
+	early   []request                         // until all may be written
+	begun   bool                              // ready has said yes once; before, only this host's own networks are looked at
 	failed  map[record.NetworkID]failure
 	fresh   bool // have is what the kernel has
 }
@@ -47,7 +47,7 @@ type loopConfig struct {
 	settings func() overlay.Settings
 	locals   func() map[record.NetworkID]presence
 	answers  func(*record.Snapshot) func(record.HostID) bool
-	ready    func() bool                              // false: nothing may be written yet; asked until it says yes once
+	ready    func() bool                              // false: nothing of the cluster's networks may be written yet; asked until it says yes once
 	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
 
 	published func(*record.Snapshot) []bridge.Published
@@ -173,15 +173,16 @@ func (l *loop) afterLane() []request {
 
 // pass brings everything that is dirty in line, and answers the requests.
 func (l *loop) pass(ctx context.Context, rs []request) {
-	l.begun = l.begun || l.ready()
-	if !l.begun {
-		l.early = append(l.early, rs...)
-		return
+	if !l.begun && l.ready() { // what was left alone until now is read
+		l.begun, l.fresh = true, false
 	}
 	rs, l.early = append(l.early, rs...), nil
 	settings := l.settings()
 	dirty, picture := l.sight.TakeDirty()
 	v := newView(settings, picture, l.locals())
+	if !l.begun {
+		rs = l.ownAlone(v, rs)
+	}
 	v.answers, v.published = l.answers(picture), sync.OnceValue(func() []bridge.Published { return l.published(picture) })
 	if !l.fresh {
 		l.readAll(ctx, v)
@@ -267,6 +268,9 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 		want, have = v.changed(id, d.Endpoints, l.shown[id], have)
 	} else {
 		want = v.want(id)
+	}
+	if !l.begun && id == hostPart && len(want) == 0 { // the cluster's networks may need what is there
+		return nil
 	}
 	ops := kernel.Diff(want, have)
 	if !v.known(id) {
@@ -446,7 +450,9 @@ func (l *loop) readAll(ctx context.Context, v view) {
 		}
 	}
 	l.have[portsPart], l.have[hostPart] = claim(v.want(portsPart), found), claim(v.want(hostPart), found)
-	maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them
+	if l.begun {
+		maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them
+	}
 	_ = l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true})
 	_ = l.bringInLine(ctx, v, portsPart, follow.NetDirty{All: true})
 	for id := range v.locals {

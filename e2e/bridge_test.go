@@ -299,6 +299,7 @@ func TestLocalNetworksWhileTheStoreIsOut(t *testing.T) {
 	a := h.box("a", "far", "--network", "near").echo()
 	addr := a.addr("near")
 	h.weft("network", "create", "spare")
+	eventually(t, patience, func() error { return pictureSaved(h) })
 	b.down()
 	h.kill()
 	h.up()

@@ -190,7 +190,7 @@ func (h *host) isEmpty() error {
 		return err
 	})
 	names = slices.DeleteFunc(names, func(n string) bool { return n == "weft0" }) // the default network's bridge, once an agent was there
-	if err == nil && len(names) != 2 {                                             // lo and eth0
+	if err == nil && len(names) != 2 {                                            // lo and eth0
 		err = fmt.Errorf("%s has the interfaces %v", h.Name, names)
 	}
 	left, e := lab.Left(lab.Config{Dir: h.Dir()})
