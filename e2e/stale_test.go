@@ -54,7 +54,8 @@ func TestAStaleEndpoint(t *testing.T) {
 	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
 	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
 	client := h1.box("client", "web")
-	forced, waited := h2.box("forced", "web", "--ip", "10.1.0.50"), h2.box("waited", "web")
+	h2.box("forced", "web", "--ip", "10.1.0.50")
+	waited := h2.box("waited", "web")
 	h2.box("other", "web")
 	eventually(t, settle, func() error { return client.finds("waited", waited.addr("web")) })
 	h1.refuses(1, "is alive", "network", "disconnect", "-f", "web", "forced")
@@ -78,7 +79,7 @@ func TestAStaleEndpoint(t *testing.T) {
 		}
 		return nil
 	})
-	forced = h1.box("forced", "web", "--ip", "10.1.0.50").echo()
+	forced := h1.box("forced", "web", "--ip", "10.1.0.50").echo()
 	eventually(t, patience, func() error {
 		if r := h3.try("run", "-d", "--name", "waited", "--network", "web", "--", "sleep", forever); r.Code != 0 {
 			return errors.New(r.Stderr)
