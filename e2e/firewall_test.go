@@ -3,7 +3,9 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -167,5 +169,59 @@ func TestBesideARealDocker(t *testing.T) {
 	})
 	if !strings.Contains(h.does("iptables", "-S", "FORWARD"), "-P FORWARD DROP") {
 		t.Log("dockerd found forwarding switched on, and left the policy as it was")
+	}
+}
+
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>%s</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`
+
+// spawn starts a daemon in the host's namespace, which ends with the test at the latest.
+func (h *host) spawn(env []string, line ...string) *exec.Cmd {
+	h.c.t.Helper()
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	must(h.c.t, lab.Within(h.Path, cmd.Start))
+	h.c.t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // killed: its status says so
+	})
+	return cmd
+}
+
+// A real firewalld, which starts after the agent and is reloaded: sandboxes stay in touch with all the world.
+func TestBesideARealFirewalld(t *testing.T) {
+	t.Parallel()
+	needs(t, map[string]string{"firewalld": "firewalld", "dbus-daemon": "dbus-daemon"})
+	c := newCluster(t, 1, nowhere{})
+	h, dir := c.hosts[0], t.TempDir()
+	env := []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + filepath.Join(dir, "bus")}
+	must(t, os.WriteFile(filepath.Join(dir, "bus.conf"), fmt.Appendf(nil, busConfig, "unix:path="+filepath.Join(dir, "bus")), 0o644))
+	h.spawn(env, "dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile")
+	eventually(t, patience, func() error { _, err := os.Stat(filepath.Join(dir, "bus")); return err })
+	h.Env = append(h.Env, env...)
+	h.up()
+	a, b := busy(c, h)
+	h.spawn(env, "firewalld", "--nofork", "--nopid", "--system-config", filepath.Join(dir, "etc"), "--log-file", filepath.Join(dir, "log"))
+	cli := func(args ...string) error {
+		return lab.Within(h.Path, func() error {
+			cmd := exec.Command("firewall-cmd", args...)
+			cmd.Env = append(os.Environ(), env...)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("firewall-cmd %v: %w: %s", args, err, out)
+			}
+			return nil
+		})
+	}
+	eventually(t, patience, func() error { return cli("--state") })
+	if !strings.Contains(h.does("nft", "list", "chain", "inet", "firewalld", "filter_FORWARD"), "reject") {
+		t.Fatal("the check itself does not work: firewalld rejects nothing")
+	}
+	eventually(t, restored, func() error { return reachable(c, h, a, b) })
+	must(t, cli("--reload"))
+	eventually(t, restored, func() error { return reachable(c, h, a, b) })
+	if got := h.notes(); strings.Contains(got, "firewalld") {
+		t.Errorf("it complains: %s", got)
 	}
 }
