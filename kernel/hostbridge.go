@@ -34,6 +34,11 @@ func (l linkInfo) hostPort() bool {
 	return l.kind == "veth" && strings.HasPrefix(l.name, portPrefix) && strings.Count(l.alias, " ") >= 3 && strings.HasPrefix(l.alias, farAlias+" ")
 }
 
+// uplink tells the host's end of an overlay network's uplink.
+func (l linkInfo) uplink() bool {
+	return l.kind == "veth" && l.alias == farAlias && strings.HasPrefix(l.name, uplinkName)
+}
+
 // unfinished tells a link of the host that weft has begun to make.
 func (l linkInfo) unfinished() bool { return l.group == making && l.alias == "" }
 

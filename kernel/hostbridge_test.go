@@ -23,6 +23,8 @@ func TestForeignBridgesOfTheHostStay(t *testing.T) {
 	run(t, ns, "ip", "link", "add", "ep0123456789ab", "type", "veth", "peer", "name", "far0")
 	run(t, ns, "ip", "link", "set", "ep0123456789ab", "master", "docker0", "up")
 	run(t, ns, "ip", "addr", "add", "172.17.0.1/16", "dev", "docker0")
+	run(t, ns, "ip", "link", "add", "weftuser", "type", "bridge")
+	run(t, ns, "ip", "addr", "add", "172.29.0.1/16", "dev", "weftuser")
 	run(t, ns, "bridge", "fdb", "add", "02:42:0a:0b:00:02", "dev", "ep0123456789ab", "master", "static")
 	before := run(t, ns, "ip", "-d", "addr") + run(t, ns, "bridge", "fdb")
 	have, err := k.Read(t.Context(), []string{kernel.HostNS})

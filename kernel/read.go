@@ -72,7 +72,7 @@ func (s scope) link(index int32) (name string, ours bool) {
 	case s.own:
 		return l.name, l.name != "lo" && l.name != ""
 	case s.host:
-		return l.name, strings.HasPrefix(l.name, uplinkName) || l.madeHere()
+		return l.name, l.uplink() || l.madeHere()
 	}
 	return l.name, l.alias == farAlias
 }

@@ -204,6 +204,15 @@ func FuzzParse(f *testing.F) {
 			_, _ = parseNeigh(m)
 			es := parseElements(m)
 			_ = typeOf(m)
+			_, _ = parseGuest(m)
+			_ = dropsForward(m)
+			_ = legacyPolicy(m, 3)
+			for _, typ := range []uint16{unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELROUTE} {
+				_, _ = linkNames{}.event(unix.NlMsghdr{Type: typ}, m)
+			}
+			for typ := range uint16(32) {
+				_, _ = new(Kernel).filterEvent(unix.NlMsghdr{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | typ}, m)
+			}
 			for _, typ := range setTypes {
 				_ = textOf(typ, es)
 			}

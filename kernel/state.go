@@ -10,7 +10,7 @@
 //	VXLAN    it is in one of weft's network namespaces
 //	Veth     its near end is in one of weft's network namespaces (the far end is in a sandbox's, or in the host's and is called weft…); or in
 //	         the host's, is called ep… and has an alias that tells where the far end is
-//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host a name that begins with weft or an alias as
+//	Addr     it is on one of weft's links; in a sandbox those have the alias weft, in the host also a name that begins so, or an alias as
 //	         bridges and pairs have it. Link-local IPv6 addresses are the kernel's
 //	Route    its protocol is Proto, and its table the main one or one of weft's own (FirstTable…)
 //	Rule     its protocol is Proto
