@@ -202,7 +202,7 @@ func TestWhatACrashLeavesGoesBack(t *testing.T) {
 	t.Parallel()
 	l := newLessee(t)
 	ctx := t.Context()
-	n, _, err := l.create(api.NetworkRequest{}) // and no record was written
+	_, _, err := l.create(api.NetworkRequest{}) // and no record was written
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestWhatACrashLeavesGoesBack(t *testing.T) {
 		t.Errorf("of a network that was never made, %v are out", got)
 	}
 
-	n, _, err = l.create(api.NetworkRequest{}) // the record was written, and the claim still stands
+	n, _, err := l.create(api.NetworkRequest{}) // the record was written, and the claim still stands
 	if err != nil {
 		t.Fatal(err)
 	}

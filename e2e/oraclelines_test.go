@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -28,7 +27,7 @@ func oracleLines(t *testing.T, name string) (out []line) {
 		case "<":
 			last.in = rest + "\n"
 		default:
-			t.Fatal(fmt.Sprintf("%s: a line begins with %q", name, mark))
+			t.Fatalf("%s: a line begins with %q", name, mark)
 		}
 	}
 	return out
@@ -61,9 +60,12 @@ var meantDifferences = []meant{
 	{`network ls -f dangling=true --format .*: no line "c1"`, "settings for others are nothing that prune removes, with Docker neither"},
 	{`network ls -f dangling=false --format .*: a line "(c1|n3)" of its own`, "Docker does not look at who is in a network that it lists, and takes all for dangling"},
 
-	{`run -d --name (onconfig|b3|b4) .*: (no line "<id>"|a line "" of its own)`, "nothing is left of what could not be run, so that there is no ID to print"},
+	{`run -d --name (onconfig|b3|b4|p2|p3) .*: (no line "<id>"|a line "" of its own)`, "nothing is left of what could not be run, so that there is no ID to print"},
 	{`rm (onconfig|b3|-f b4|-f b3): exit code 1, docker's is 0`, "nothing is left of what could not be run"},
 	{`inspect -f '\{\{\.Name\}\}.* b2: (no line "/b2 |a line "b2 )running true 0 <short id>"( of its own)?`, "a name is a name, and no path"},
+
+	{`ps -f name=nobody: (no line "CONTAINER ID IMAGE .*"|a line "SANDBOX ID .*" of its own)`, "a sandbox has no image, and which networks it is in is what one looks for"},
+	{`(port p1|port p1 80|ps -f name=p1 .*): (no line ".*:::18080.*"|a line ".*\[::\]:18080.*" of its own)`, "Docker writes IPv6 addresses so since 23"},
 
 	{`inspect: \.n\d\.(GwPriority|DNSNames(\[\])?) of its own`, "Docker has it since 26"},
 	{`inspect: \.n\d\.(MacAddress|DriverOpts) stands before .*`, "the order of Docker since 25"},
