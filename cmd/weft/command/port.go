@@ -62,7 +62,8 @@ func portLines(s *weftv1.Sandbox, args []string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("No public port '%s' published for %s", args[1], args[0]) //nolint:staticcheck // docker's words
+		//lint:ignore ST1005 docker's words
+		return nil, fmt.Errorf("No public port '%s' published for %s", args[1], args[0])
 	}
 	slices.Sort(out)
 	return out, nil
