@@ -57,7 +57,10 @@ func (a *Agent) openPorts(ctx context.Context, s *record.Sandbox, had []record.P
 	if err := a.loop.doPorts(ctx, portChange{want: want, gone: had}); err != nil {
 		return fmt.Errorf("publish the ports of sandbox %s: %w", s.Name, err)
 	}
-	return a.kernel.FlushUDP(udpFlows(want))
+	if err := a.kernel.FlushUDP(udpFlows(want)); err != nil { // clients that begin now are served all the same
+		a.log.Warn("clients of published UDP ports may go on sending to where they led before", "sandbox", s.Name, "error", err)
+	}
+	return nil
 }
 
 // closePorts takes the rules of a sandbox's ports away, which its record does not have any more.
@@ -165,6 +168,9 @@ func takenBy(all map[record.SandboxID]*record.Sandbox, self record.SandboxID) fu
 
 // republish brings the ports of the sandboxes that the last agent left running in line: it may have died in the middle of a change.
 func (a *Agent) republish(ctx context.Context) {
+	if err := a.loop.do(ctx, portsPart, ""); err != nil { // as soon as anything may be written; nobody's turn is taken until then
+		a.log.Debug("published ports are not in line yet", "error", err)
+	}
 	for _, s := range a.boxes.snapshot() {
 		if !s.Up || len(s.Ports) == 0 && !s.PublishAll {
 			continue
