@@ -191,7 +191,9 @@ func TestRestartPoliciesAfterRebootAndAgent(t *testing.T) {
 			t.Errorf("%s is %+v after a reboot", b.name, v)
 		}
 	}
-	eventually(t, settle, func() error { return errors.Join(witness.finds("ann", addrA), witness.finds("always", always.addr("web"))) })
+	eventually(t, settle, func() error {
+		return errors.Join(witness.finds("ann", addrA), witness.finds("always", always.addr("web")))
+	})
 	if got := always.addr("web"); got != addrAlways {
 		t.Logf("always has %s, it had %s: it was free meanwhile", got, addrAlways)
 	}

@@ -102,7 +102,7 @@ func TestASandboxOfSeveralNetworks(t *testing.T) {
 		return errors.Join(errs...)
 	}
 	must(t, a.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) })) // the strictest
-	eventually(t, settle, everyAddress) // each by its own network: elsewhere it would be taken for forged
+	eventually(t, settle, everyAddress)                                                                              // each by its own network: elsewhere it would be taken for forged
 	h1.kill()
 	if err := everyAddress(); err != nil {
 		t.Errorf("without an agent: %v", err)

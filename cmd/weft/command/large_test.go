@@ -30,7 +30,9 @@ func TestInspectOfManyEndpoints(t *testing.T) {
 	}
 	f.serve(t, s.path)
 	r := s.run("network", "inspect", "web")
-	var got []struct{ Containers map[string]struct{ Name string } }
+	var got []struct {
+		Containers map[string]struct{ Name string }
+	}
 	if err := json.Unmarshal([]byte(r.out), &got); r.code != 0 || err != nil || len(got) != 1 || len(got[0].Containers) != n {
 		t.Errorf("exit %d, %v, %s", r.code, err, r.err)
 	}
