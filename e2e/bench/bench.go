@@ -68,6 +68,7 @@ func parts() []part {
 		{"path", "throughput, request and response", true, false, (*bench).measurePath},
 		{"vip", "connections through an alias with a virtual address", true, false, (*bench).measureVIP},
 		{"ports", "published ports, and the way out", true, false, (*bench).measurePorts},
+		{"bridge", "networks of one host: attach, throughput", true, false, (*bench).measureBridge},
 		{"churn", "an attach while 50 others are detached", true, false, (*bench).measureChurn},
 		{"many", "the first attach into a network of 1,000 endpoints", true, false, (*bench).measureMany},
 		{"memory", "memory", true, false, (*bench).measureMemory},

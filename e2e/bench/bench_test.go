@@ -77,6 +77,8 @@ func TestEveryPartHasItsRows(t *testing.T) {
 		"etcd": append([]string{
 			"attach, kernel part", "1,000 remote endpoints programmed", "DNS in a sandbox", "TCP, one stream", "TCP request and response, 1 byte",
 			"publish a port beside 999 others", "TCP through a published port, one stream", "TCP out of a sandbox, masqueraded, one stream",
+			"attach to a bridge network, whole", "attach to a bridge, a port published", "detach from a bridge network",
+			"TCP on one host's bridge, one stream", "the same, request and response",
 			"attach while 50 others are detached", "first attach, 1,000 remote endpoints", "agent's memory, 10 sandboxes", "a sandbox's supervisor",
 			"network ls, 1,000 networks", "network inspect, 5,000 endpoints", "network inspect, asking the store",
 		}, each...),
