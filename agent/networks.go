@@ -75,11 +75,16 @@ func (a *Agent) createLocal(ctx context.Context, spec registry.NetworkSpec) (*re
 		return nil, err
 	}
 	if err := a.loop.do(ctx, n.ID, ""); err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		defer cancel()
-		return nil, errors.Join(fmt.Errorf("make the bridge of network %s: %w", n.Name, err), a.dropLocal(undo, n.ID))
+		return nil, a.undoLocal(ctx, n, fmt.Errorf("make the bridge of network %s: %w", n.Name, err))
 	}
 	return n, nil
+}
+
+// undoLocal takes back a network that could not be made whole.
+func (a *Agent) undoLocal(ctx context.Context, n *record.Network, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	return errors.Join(why, a.dropLocal(ctx, n.ID))
 }
 
 // recordLocal writes a local network's record and follows it.
@@ -89,11 +94,15 @@ func (a *Agent) recordLocal(ctx context.Context, spec registry.NetworkSpec) (*re
 		return nil, kindOf(err)
 	}
 	a.local.follower.Follow(n.ID)
-	if err := a.local.follower.WaitRev(ctx, store.Meta, rev); err != nil {
-		return nil, fmt.Errorf("read network %s back: %w", n.Name, err)
+	err = a.local.follower.WaitRev(ctx, store.Meta, rev)
+	if err == nil {
+		err = a.local.follower.WaitSynced(ctx, record.NetPartition(n.ID))
+	}
+	if err != nil {
+		return nil, a.undoLocal(ctx, n, fmt.Errorf("read network %s back: %w", n.Name, err))
 	}
 	a.member.lookAgain() // the other hosts are to leave its pools alone
-	return n, a.local.follower.WaitSynced(ctx, record.NetPartition(n.ID))
+	return n, nil
 }
 
 // bridgeIsFree refuses a bridge that something else in this host has the name of.
