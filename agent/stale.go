@@ -84,7 +84,7 @@ func (a *Agent) watchStale(ctx context.Context) {
 }
 
 // returnPatience is how long a claim waits for what a host that may be coming back releases.
-const returnPatience = 2 * time.Second
+const returnPatience = 1500 * time.Millisecond
 
 // makeWay deals with an endpoint of another host that has the name: where that host has been lost for longer than the grace time, its record
 // goes; where it has not been for that long yet, this is what the error says. After a store was away, hosts come back one by one, and the
