@@ -29,7 +29,9 @@ const (
 )
 
 // ErrNotFound says that there is no such container.
-var ErrNotFound = errors.New("No such container") // docker's words
+//
+//lint:ignore ST1005 Docker's words
+var ErrNotFound = errors.New("No such container")
 
 // Container is what is known of one.
 type Container struct {

@@ -43,6 +43,7 @@ func (l *lifeFlags) into(r *weftv1.CreateSandboxRequest) error {
 		return err
 	}
 	if policy != nil && r.AutoRemove {
+		//lint:ignore ST1005 Docker's words
 		return errors.New("Conflicting options: --restart and --rm")
 	}
 	r.Restart = policy
