@@ -12,7 +12,7 @@ const (
 	linkSet     = "links"    // where networks come into the host: uplinks and bridges
 	internalSet = "internal" // of these, bridges whose network has no way out
 	insideSet   = "inside"   // a bridge to itself, where sandboxes may reach each other
-	sameSet     = "same"     // a link to itself
+	sameSet     = "same"     // a link to itself: one network
 	gateSet     = "gates"    // a bridge and its gateways
 	poolSet     = "pools"    // of every network
 	natSet      = "natted"   // pools whose packets leave with the host's address
@@ -40,6 +40,7 @@ const turned = 0x10000000
 var (
 	inLinks  = is(kernel.InLink, "@"+linkSet)
 	outLinks = is(kernel.OutLink, "@"+linkSet)
+	same     = is(kernel.InOut, "@"+sameSet)
 	pass     = kernel.Rule{Verdict: kernel.Jump, To: "pass"}
 	natted   = is(kernel.CTStatus, "dnat")
 	passMark = fmt.Sprintf("%#x/%#x", Passed, Passed)
@@ -62,6 +63,7 @@ func passing(ms ...kernel.Match) kernel.Rule {
 	return r
 }
 
+// hostRules are for hosts with tunnels at a UDP port; 0: there are none.
 func hostRules(port uint16) kernel.Table {
 	return kernel.Table{
 		Sets: []kernel.Set{
@@ -97,12 +99,12 @@ func hostRules(port uint16) kernel.Table {
 // forwardRules: out to everywhere but other networks, in for what is published and for answers.
 func forwardRules() []kernel.Rule {
 	return []kernel.Rule{
-		{If: []kernel.Match{is(kernel.InOut, "@"+sameSet), natted}, Verdict: kernel.SetMark, To: turnMark},
+		{If: []kernel.Match{same, natted}, Verdict: kernel.SetMark, To: turnMark},
 		passing(is(kernel.InOut, "@"+insideSet)),
 		passing(is(kernel.Asked, "@"+talkSet)), passing(is(kernel.Answered, "@"+talkSet)),
 		passing(is(kernel.Asked6, "@"+talkSet6)), passing(is(kernel.Answered6, "@"+talkSet6)),
-		// Neighbour discovery that crosses a bridge; what was routed is none (RFC 4861, 7.1).
-		passing(inLinks, outLinks, is(kernel.ICMP6Type, "135")), passing(inLinks, outLinks, is(kernel.ICMP6Type, "136")),
+		// Neighbour discovery that crosses a bridge. Between two networks there is none (RFC 4861, 7.1), but who listens would hear what is in it.
+		passing(same, is(kernel.ICMP6Type, "135")), passing(same, is(kernel.ICMP6Type, "136")),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet)),
 		rule(kernel.Drop, is(kernel.OutLink, "@"+internalSet)),
 		passing(outLinks, natted),
@@ -116,19 +118,25 @@ func forwardRules() []kernel.Rule {
 }
 
 // inputRules: the host is reached as others reach it, but not at the addresses that it has in other networks; from an internal network at the
-// gateway alone. Tunnel packets come from the cluster's hosts.
+// gateway alone. Tunnel packets come from the cluster's hosts; a host without tunnels of weft's leaves the port to whoever else has it.
 func inputRules(port uint16) []kernel.Rule {
-	tunnel, local := is(kernel.UDPDest, fmt.Sprint(port)), is(kernel.DestType, "local")
+	local := is(kernel.DestType, "local")
 	gate, gate6 := not(is(kernel.InDest, "@"+gateSet)), not(is(kernel.InDest6, "@"+gateSet+"6"))
-	return []kernel.Rule{
-		rule(kernel.Drop, tunnel, inLinks),
-		rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr, "@"+vtepSet))),
-		rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr6, "@"+vtepSet+"6"))),
+	var out []kernel.Rule
+	if port != 0 {
+		tunnel := is(kernel.UDPDest, fmt.Sprint(port))
+		out = []kernel.Rule{
+			rule(kernel.Drop, tunnel, inLinks),
+			rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr, "@"+vtepSet))),
+			rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr6, "@"+vtepSet+"6"))),
+		}
+	}
+	return append(out,
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, gate),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, not(is(kernel.DestAddr6, "fe80::/10")), gate6),
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr, "@"+poolSet), gate),
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr6, "@"+poolSet+"6"), gate6),
-	}
+	)
 }
 
 // publishedRules ask the maps: what is bound to one address comes first.

@@ -29,13 +29,14 @@ const askWait = 400 * time.Millisecond
 
 // world is a host with an executor, another host in its underlay, and local networks.
 type world struct {
-	t       *testing.T
-	host    netnstest.Host
-	outside netnstest.Host
-	k       *kernel.Kernel
-	nets    []*bridge.Network
-	pub     []bridge.Published
-	ports   int
+	t        *testing.T
+	host     netnstest.Host
+	outside  netnstest.Host
+	k        *kernel.Kernel
+	nets     []*bridge.Network
+	overlays []*record.Network
+	pub      []bridge.Published
+	ports    int
 }
 
 func newWorld(t *testing.T) *world {
@@ -92,7 +93,7 @@ func (w *world) publish(at string, hostPort uint16, target string, port uint16) 
 }
 
 func (w *world) want() kernel.State {
-	h := bridge.Host{VXLANPort: 4789, Published: w.pub}
+	h := bridge.Host{VXLANPort: 4789, Published: w.pub, Overlays: w.overlays}
 	out := kernel.State{}
 	for _, n := range w.nets {
 		maps.Copy(out, bridge.Render(*n))

@@ -1,0 +1,106 @@
+package bridge_test
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"weft/kernel/netnstest"
+)
+
+// What looks like neighbour discovery is nothing that one network may send to another: it could carry anything.
+func TestNeighbourDiscoveryStaysInItsNetwork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	front, back := w.network(nil, "172.18.0.0/16", "fd00:18::/64"), w.network(nil, "172.19.0.0/16", "fd00:19::/64")
+	inner := w.network(nil, "172.20.0.0/16", "fd00:20::/64")
+	inner.Record.Internal = true
+	a, b := w.sandbox(front, "172.18.0.2", "fd00:18::2"), w.sandbox(front, "172.18.0.3", "fd00:18::3")
+	c, d := w.sandbox(back, "172.19.0.2", "fd00:19::2"), w.sandbox(inner, "172.20.0.2", "fd00:20::2")
+	w.apply()
+	viaGateway(t, d, "fd00:20::1")
+	for _, x := range []struct {
+		what, from, to, at string
+		want               bool
+	}{
+		{"in its network", a, b, "fd00:18::3", true},
+		{"to another network", a, c, "fd00:19::2", false},
+		{"from an internal network", d, a, "fd00:18::2", false},
+	} {
+		if got := solicits(t, x.from, x.to, x.at); got != x.want {
+			t.Errorf("%s: arrived %v, want %v", x.what, got, x.want)
+		}
+	}
+}
+
+// solicits tells whether a neighbour solicitation with something of a sender's own in it arrives where it is routed to.
+func solicits(t *testing.T, from, to, at string) bool {
+	t.Helper()
+	var in, out net.PacketConn
+	open := func(c *net.PacketConn) func() error {
+		return func() (err error) {
+			*c, err = net.ListenPacket("ip6:ipv6-icmp", "::")
+			return err
+		}
+	}
+	netnstest.In(t, to, open(&in))
+	netnstest.In(t, from, open(&out))
+	defer func() { _, _ = in.Close(), out.Close() }()
+	const secret = "nothing that a neighbour asks for"
+	buf := make([]byte, 256)
+	for range 5 { // the first may be lost while neighbours are looked for
+		if _, err := out.WriteTo(append([]byte{135, 0, 0, 0}, secret...), &net.IPAddr{IP: net.ParseIP(at)}); err != nil {
+			t.Fatal(err)
+		}
+		_ = in.SetReadDeadline(time.Now().Add(askWait / 2))
+		for {
+			n, _, err := in.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			if n > 4 && buf[0] == 135 && string(buf[4:n]) == secret {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Without tunnels of its own, weft leaves their port to others: Docker's swarm has the same.
+func TestTheTunnelsPortIsOthersWithoutTunnels(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	front := w.network(nil, "172.18.0.0/16")
+	w.sandbox(front, "172.18.0.2")
+	arrives := func() bool {
+		var c net.PacketConn
+		netnstest.In(t, w.host.NS, func() (err error) {
+			c, err = net.ListenPacket("udp4", ":4789")
+			return err
+		})
+		defer func() { _ = c.Close() }()
+		netnstest.In(t, w.outside.NS, func() error {
+			out, err := net.Dial("udp4", w.host.Addr.String()+":4789")
+			if err != nil {
+				return err
+			}
+			_, err = out.Write([]byte("a tunnel's"))
+			return errors.Join(err, out.Close())
+		})
+		_ = c.SetReadDeadline(time.Now().Add(askWait))
+		_, _, err := c.ReadFrom(make([]byte, 64))
+		return err == nil
+	}
+	w.apply()
+	if !arrives() {
+		t.Error("nothing arrives at the port of others' tunnels")
+	}
+	over := network(9, nil, "10.1.0.0/24")
+	over.Driver = "overlay"
+	w.overlays = append(w.overlays, over)
+	w.apply()
+	if arrives() {
+		t.Error("with tunnels of its own, weft takes packets that are not from the cluster's hosts")
+	}
+}
