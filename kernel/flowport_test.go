@@ -49,12 +49,26 @@ func TestUDPFlowsToOldTargetsAreForgotten(t *testing.T) {
 	stay := []flow{
 		{udp, "192.0.2.11:53", "10.1.0.2:5353"}, {udp, "[2001:db8::11]:53", "[fd00::2]:5353"}, {udp, "192.0.2.11:54", "192.0.2.11:54"},
 		{udp, "192.0.2.12:55", "192.0.2.12:55"}, {udp, "127.0.0.1:53", "127.0.0.1:53"},
+		{udp, "203.0.113.1:53", "203.0.113.1:53"}, {udp, "[2001:db8:1::1]:53", "[2001:db8:1::1]:53"}, // through the host, to others
 	}
 	gone := []flow{
 		{udp, "192.0.2.11:53", "192.0.2.11:53"}, {udp, "192.0.2.12:53", "10.1.0.9:5353"}, {udp, "192.0.2.12:53", "10.1.0.2:53"},
 		{udp, "192.0.2.11:55", "10.1.0.9:55"}, {udp, "[2001:db8::11]:53", "[fd00::9]:5353"},
 	}
 	netnstest.In(t, host, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, a := range []string{"192.0.2.11/32", "192.0.2.12/32", "2001:db8::11/128"} {
+			addr, err := netlink.ParseAddr(a)
+			if err == nil {
+				err = netlink.AddrAdd(lo, addr)
+			}
+			if err != nil {
+				return err
+			}
+		}
 		for i, f := range slices.Concat(stay, gone) {
 			family, flow := f.make(uint16(1000 + i))
 			if err := netlink.ConntrackCreate(netlink.ConntrackTable, family, flow); err != nil {
