@@ -3,6 +3,7 @@ package agent
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,14 +68,16 @@ func (t trial) without(a netip.Addr) trial {
 // asked is the address of a family that the user has asked for.
 func asked(at record.Attachment, f int) netip.Addr { return [families]netip.Addr{at.IP, at.IP6}[f] }
 
-// askedFor are, of the addresses that an attachment has, those that the user has asked for: its own also while it is down. dynamic are the others.
-func askedFor(at record.Attachment) []netip.Addr { return pick(at, true) }
-func dynamic(at record.Attachment) []netip.Addr  { return pick(at, false) }
+// askedFor are the addresses that the user has asked for: an attachment's own also while it is down, whatever became of a start meanwhile.
+// dynamic are the others that it has.
+func askedFor(at record.Attachment) []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{at.IP, at.IP6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
 
-func pick(at record.Attachment, want bool) []netip.Addr {
+func dynamic(at record.Attachment) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range at.Addrs {
-		if (a == at.IP || a == at.IP6) == want {
+		if a != at.IP && a != at.IP6 {
 			out = append(out, a)
 		}
 	}

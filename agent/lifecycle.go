@@ -124,7 +124,7 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 		s = edited(s)
 		s.Restarts, s.Stopped, s.Again = 0, false, false
 	}
-	first := s.Status == record.SandboxCreated
+	before, first := s, s.Status == record.SandboxCreated
 	err := a.linksRun(s)
 	if err == nil {
 		s, err = a.bringUp(ctx, s, detached)
@@ -132,7 +132,7 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 		defer cancel()
-		return nil, errors.Join(err, a.undoStart(undo, id, first))
+		return nil, errors.Join(err, a.undoStart(undo, before, first))
 	}
 	return s, nil
 }
@@ -214,17 +214,29 @@ func withoutAddrs(s *record.Sandbox) *record.Sandbox {
 	return c
 }
 
-// undoStart takes down what a failed start had made.
-func (a *Agent) undoStart(ctx context.Context, id record.SandboxID, forget bool) error {
-	s, ok := a.boxes.get(id)
+// remembering gives a sandbox whose start has failed those addresses back that it had before, where it has none now: what the user asked for
+// stays its own while it is down, and a start takes the others again where nobody has them.
+func remembering(now, before *record.Sandbox) *record.Sandbox {
+	c := edited(now)
+	for i, at := range c.Attachments {
+		if had, ok := before.Attachment(at.Network); ok && had.Endpoint == at.Endpoint && len(at.Addrs) == 0 {
+			c.Attachments[i].Addrs = had.Addrs
+		}
+	}
+	return c
+}
+
+// undoStart takes down what a failed start had made. before is the sandbox as it was.
+func (a *Agent) undoStart(ctx context.Context, before *record.Sandbox, forget bool) error {
+	s, ok := a.boxes.get(before.ID)
 	if !ok {
 		return nil
 	}
-	a.dns.Remove(string(id))
+	a.dns.Remove(string(s.ID))
 	if forget {
 		return a.forget(ctx, s)
 	}
-	return a.bringDown(ctx, s, s.ExitCode, s.Error)
+	return a.bringDown(ctx, remembering(s, before), s.ExitCode, s.Error)
 }
 
 // bringDown takes a sandbox's ports off the air, and then its namespace. Names and asked-for addresses stay its own; the others are free.

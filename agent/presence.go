@@ -23,8 +23,8 @@ func endpointOf(self record.HostID, incarnation uint64, s *record.Sandbox, a rec
 		ep.Addrs = a.Addrs
 	}
 	ep.StaticMAC = a.MAC != ""
-	if ep.MAC == "" && len(a.Addrs) > 0 {
-		ep.MAC = record.MAC(ipam.MAC(a.Addrs[0]))
+	if all := append(slices.Clone(a.Addrs), ep.Addrs...); ep.MAC == "" && len(all) > 0 {
+		ep.MAC = record.MAC(ipam.MAC(all[0]))
 	}
 	return ep
 }

@@ -223,19 +223,36 @@ func TestASandboxThatComesAgainKeepsItsAddresses(t *testing.T) {
 	}
 }
 
+// A start that fails before it came to a network gives back what the sandbox remembered of it, and of no other endpoint.
+func TestAFailedStartForgetsNoAddresses(t *testing.T) {
+	had, done, other := in(front, "e1", "10.1.0.2"), in(back, "e2", "10.2.0.2"), in("other", "e3", "10.3.0.2")
+	before := box("a", had, done, other)
+	hidden, moved, fresh := had, done, other
+	hidden.Addrs, moved.Addrs, fresh.Endpoint, fresh.Addrs = nil, []netip.Addr{ip("10.2.0.3")}, "e9", nil
+	s := remembering(box("a", hidden, moved, fresh), before)
+	for i, want := range [][]netip.Addr{{ip("10.1.0.2")}, {ip("10.2.0.3")}, nil} {
+		if got := s.Attachments[i].Addrs; !slices.Equal(got, want) {
+			t.Errorf("network %s: %v, want %v", s.Attachments[i].Network, got, want)
+		}
+	}
+}
+
 // A stopped sandbox keeps its name and an address that was asked for, and no other address.
 func TestAStoppedSandboxKeepsWhatWasAskedFor(t *testing.T) {
 	dynamic, static := in(front, "e1", "10.1.0.2"), in(front, "e2", "10.1.0.3")
 	static.IP = ip("10.1.0.3")
 	half := in(front, "e3", "10.1.0.4", "fd00:1::4")
 	half.IP6 = ip("fd00:1::4")
+	failed := in(front, "e4") // whose addresses are hidden until they are its own again
+	failed.IP = ip("10.1.0.5")
 	for name, tc := range map[string]struct {
 		at   record.Attachment
 		want []netip.Addr
 	}{
-		"dynamic":        {dynamic, nil},
-		"static":         {static, []netip.Addr{ip("10.1.0.3")}},
-		"one of the two": {half, []netip.Addr{ip("fd00:1::4")}},
+		"dynamic":                            {dynamic, nil},
+		"static":                             {static, []netip.Addr{ip("10.1.0.3")}},
+		"one of the two":                     {half, []netip.Addr{ip("fd00:1::4")}},
+		"after a start that came to nothing": {failed, []netip.Addr{ip("10.1.0.5")}},
 	} {
 		s := box("a", tc.at)
 		s.Up = false

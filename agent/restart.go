@@ -265,6 +265,7 @@ func (a *Agent) failedAgain(ctx context.Context, s *record.Sandbox, why error) e
 	if !ok {
 		return nil
 	}
+	now = remembering(now, s)
 	if away || yes && policy {
 		a.restarter.later(s.ID, 0)
 		return a.takeDown(ctx, now, waiting(s, e, policy && !away, a.clock.Now().UTC()))

@@ -149,6 +149,30 @@ func TestAStoreThatComesLaterThanTheAgents(t *testing.T) {
 	eventually(t, settle, func() error { return a.reaches(b.addr("web")) })
 }
 
+// A start that the store's absence refuses leaves the sandbox what it had: the address that was asked for is held on.
+func TestAStartWithoutTheStoreGivesNoAddressAway(t *testing.T) {
+	t.Parallel()
+	c, s := newClusterWithStore(t, 2)
+	s.start()
+	c.start()
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.50.0.0/24", "web")
+	h1.weft("run", "-d", "--name", "a", "--network", "web", "--ip", "10.50.0.50", "--", "sleep", forever)
+	h1.weft("stop", "-t", "0", "a")
+	s.down()
+	h1.refusesQuickly(1, "start", "a")
+	s.up()
+	for _, h := range c.hosts {
+		h.awaitJoined()
+	}
+	if got := h1.weft("inspect", "-f", "{{.NetworkSettings.Networks.web.IPAddress}}", "a"); got != "10.50.0.50" {
+		t.Errorf("the stopped sandbox has the address %q, want the one that it asked for", got)
+	}
+	h1.weft("network", "create", "-d", "overlay", "later") // a pass of the host's has followed
+	h2.refuses(125, "Address already in use", "run", "--rm", "--network", "web", "--ip", "10.50.0.50", "--", "true")
+	h1.weft("start", "a")
+}
+
 // An agent that starts while the store is away gives its host back all that it had.
 func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 	t.Parallel()
