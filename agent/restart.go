@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -277,7 +279,8 @@ func (a *Agent) failedAgain(ctx context.Context, s *record.Sandbox, why error) e
 // attachAgain attaches a sandbox to one of its networks. One that comes again has its endpoint still, and needs no store for it: what the
 // store is to say of it is written when it can be.
 func (a *Agent) attachAgain(ctx context.Context, s *record.Sandbox, n *record.Network, at record.Attachment) error {
-	held := s.Status == record.SandboxRestarting && at.Endpoint != "" && len(at.Addrs) > 0
+	net, _ := a.scopeOf(n.ID).follower.Picture().Net(n.ID)
+	held := s.Status == record.SandboxRestarting && at.Endpoint != "" && len(at.Addrs) > 0 && !gaveUp(net, at)
 	inDoubt := a.rebooted && a.member.standing().bound == 0 // it may have been cleared while it was away, and does not know yet
 	if !held || inDoubt || a.scopeOf(n.ID).joined() {
 		_, err := a.attach(ctx, s.ID, n, at)
@@ -298,6 +301,19 @@ func (a *Agent) attachAgain(ctx context.Context, s *record.Sandbox, n *record.Ne
 	}
 	a.scopeOf(n.ID).publisher.kick()
 	return a.moveDefault(ctx, now, next, n.ID)
+}
+
+// gaveUp tells that an attachment remembers addresses that are its own no more, as far as the store has told: those of a sandbox that was down,
+// and not about to be started again, before it was. net is nil where nothing is known.
+func gaveUp(net *record.Net, at record.Attachment) bool {
+	if net == nil {
+		return false
+	}
+	ep, known := net.Endpoint(at.Endpoint)
+	return slices.ContainsFunc(at.Addrs, func(a netip.Addr) bool {
+		owner, taken := net.Owner(a)
+		return taken && owner != at.Endpoint || known && !slices.Contains(ep.Addrs, a)
+	})
 }
 
 // kick lets the stores hear of what has become of a sandbox, when they can.

@@ -140,3 +140,31 @@ func TestRestarterForgetsAndHurries(t *testing.T) {
 		}
 	})
 }
+
+// A sandbox that was down gave its dynamic addresses up. It remembers them, and others may have them by now: they are no reason to begin without the store.
+func TestWhatWasGivenUpIsNotHeld(t *testing.T) {
+	t.Parallel()
+	at := in(front, "e1", "10.1.0.2")
+	mine, down, theirs := box("a", at), box("a", at), box("b", in(front, "e2", "10.1.0.2"))
+	down.Up, down.Status = false, record.SandboxExited
+	nets := []*record.Network{network(front, "10.1.0.0/24")}
+	know := func(eps ...*record.Endpoint) *record.Net {
+		net, _ := picture(t, 5, nets, eps...).Net(front)
+		return net
+	}
+	for name, tc := range map[string]struct {
+		net  *record.Net
+		want bool
+	}{
+		"nothing is known":            {nil, false},
+		"it is its own":               {know(endpointOf(self, 1, mine, at)), false},
+		"the store lost the endpoint": {know(), false},
+		"it was released":             {know(endpointOf(self, 1, down, at)), true},
+		"it is another's":             {know(endpointOf(self, 1, down, at), endpointOf(other, 1, theirs, theirs.Attachments[0])), true},
+		"it is another's, and the store lost the endpoint": {know(endpointOf(other, 1, theirs, theirs.Attachments[0])), true},
+	} {
+		if got := gaveUp(tc.net, at); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
