@@ -72,7 +72,8 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 	if err := sc.follower.WaitSynced(known, partition); err != nil {
 		return "", sc.explain(fmt.Errorf("read the endpoints of network %s: %w", n.Name, err))
 	}
-	if want.Endpoint == "" {
+	first := want.Endpoint == ""
+	if first {
 		want.Endpoint = record.EndpointID(registry.NewID())
 	}
 	if s, ok := a.boxes.get(id); ok && sc == a.global {
@@ -87,6 +88,9 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 			return want.Endpoint, err
 		}
 		t = t.without(lost.Addr)
+		if first { // the one that lost is being released
+			want.Endpoint = record.EndpointID(registry.NewID())
+		}
 	}
 }
 
@@ -230,16 +234,9 @@ func (a *Agent) fits(n *record.Network) error {
 func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.Network, at record.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	back, during := edited(before), edited(before)
+	during := edited(before)
 	setAttachment(during, at) // as the loop may have seen it
-	var releases []journal.Release
-	if old, had := before.Attachment(n.ID); had { // one that a stopped sandbox keeps: the publisher writes it as it was
-		old.Intent = false
-		setAttachment(back, old)
-	} else {
-		dropAttachment(back, n.ID)
-		releases = append(releases, journal.Release{Network: n.ID, Endpoint: at.Endpoint})
-	}
+	back, releases := undone(before, at)
 	err := a.boxes.put(ctx, back, releases...)
 	if err != nil { // the journal still calls it an intent, which the next life undoes; what the store has of it goes as an orphan
 		a.boxes.show(back)
@@ -247,6 +244,22 @@ func (a *Agent) unattach(ctx context.Context, before *record.Sandbox, n *record.
 	a.scopeOf(n.ID).publisher.kick()
 	a.leases.kick()
 	return errors.Join(err, a.letGo(ctx, n.ID), a.moveDefault(ctx, during, back, n.ID))
+}
+
+// undone is a sandbox as it was before an attachment that failed, and what the store may have of that: its outcome may be unknown.
+func undone(before *record.Sandbox, at record.Attachment) (*record.Sandbox, []journal.Release) {
+	back := edited(before)
+	old, had := before.Attachment(at.Network)
+	if had {
+		old.Intent = false
+		setAttachment(back, old)
+	} else {
+		dropAttachment(back, at.Network)
+	}
+	if had && old.Endpoint == at.Endpoint { // one that a stopped sandbox keeps: the publisher writes it as it was
+		return back, nil
+	}
+	return back, []journal.Release{{Network: at.Network, Endpoint: at.Endpoint}}
 }
 
 // detach takes a sandbox out of a network, and lets the store hear of it where that can be.

@@ -3,11 +3,13 @@ package agent
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"weft/agent/api"
+	"weft/agent/journal"
 	"weft/store/record"
 )
 
@@ -151,6 +153,31 @@ func TestAskForAddresses(t *testing.T) {
 		err := askFor(n, tc.r, &at)
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// An endpoint whose making failed may be in the store all the same: it is released, unless the sandbox had it before.
+func TestWhatFailedIsReleased(t *testing.T) {
+	t.Parallel()
+	at := in(front, "e1", "10.1.0.2")
+	at.Intent = true
+	release := []journal.Release{{Network: front, Endpoint: "e1"}}
+	intended := in(front, "")
+	intended.Intent = true
+	for name, tc := range map[string]struct {
+		before *record.Sandbox
+		keeps  bool
+		want   []journal.Release
+	}{
+		"connected to a sandbox that runs": {box("a", in(back, "e2", "10.2.0.2")), false, release},
+		"first start":                      {box("a", intended), true, release},
+		"kept while it was down":           {box("a", in(front, "e1")), true, nil},
+	} {
+		got, rs := undone(tc.before, at)
+		now, has := got.Attachment(front)
+		if has != tc.keeps || now.Intent || len(now.Addrs) > 0 || !slices.Equal(rs, tc.want) {
+			t.Errorf("%s: it has %v (%+v) and releases %v, want %v", name, has, now, rs, tc.want)
 		}
 	}
 }
