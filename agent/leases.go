@@ -26,15 +26,16 @@ type leases struct {
 	leasesConfig
 	wake chan struct{} // size 1
 
-	mu      sync.Mutex // guards what follows; never held across I/O
-	held    map[string]journal.Lease
-	busy    map[record.EndpointID]int // attaches under way: what they have been given is not looked at
-	claims  map[record.NetworkID]bool // creations and removals under way
-	open    map[string]*plugin
-	asked   uint64
-	passes  uint64
-	changed chan struct{}
-	said    map[string]bool // plugins that were said to be away
+	mu        sync.Mutex // guards what follows; never held across I/O
+	held      map[string]journal.Lease
+	returning map[string]bool           // of those held: on their way back
+	busy      map[record.EndpointID]int // attaches under way: what they have been given is not looked at
+	claims    map[record.NetworkID]bool // creations and removals under way
+	open      map[string]*plugin
+	asked     uint64
+	passes    uint64
+	changed   chan struct{}
+	said      map[string]bool // plugins that were said to be away
 }
 
 type leasesConfig struct {
@@ -65,7 +66,7 @@ const leaseEvery = 30 * time.Second
 // newLeases reads what the last life had.
 func newLeases(ctx context.Context, cfg leasesConfig) (*leases, error) {
 	l := &leases{
-		leasesConfig: cfg, wake: make(chan struct{}, 1), held: map[string]journal.Lease{}, busy: map[record.EndpointID]int{},
+		leasesConfig: cfg, wake: make(chan struct{}, 1), held: map[string]journal.Lease{}, returning: map[string]bool{}, busy: map[record.EndpointID]int{},
 		claims: map[record.NetworkID]bool{}, open: map[string]*plugin{}, changed: make(chan struct{}), said: map[string]bool{},
 	}
 	all, err := cfg.journal.Leases(ctx)
@@ -179,9 +180,19 @@ func (l *leases) tell(plugin string, err error) {
 	}
 }
 
-// giveBack releases an address. A plugin that refuses has it already, or does not know it: there is nothing more to give.
+// giveBack releases an address, unless an attach has come to need it since it was found to be too many. A plugin that refuses has it already, or does
+// not know it: there is nothing more to give.
 func (l *leases) giveBack(ctx context.Context, p *plugin, x journal.Lease) error {
-	err := p.ReleaseAddress(ctx, x.Handle, x.Addr)
+	if !l.leave(x) {
+		return nil
+	}
+	defer l.stay(x)
+	done, err := p.turn(ctx) // or what it gives out again at once would still be held here
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = p.ReleaseAddress(ctx, x.Handle, x.Addr)
 	var refused *ipamplugin.Refusal
 	if errors.As(err, &refused) {
 		l.log.Warn("an IPAM plugin does not take an address back", "address", x.Addr, "error", err)
@@ -197,6 +208,30 @@ func (l *leases) giveBack(ctx context.Context, p *plugin, x journal.Lease) error
 	defer l.mu.Unlock()
 	delete(l.held, x.Key())
 	return nil
+}
+
+// leave marks a lease as one that no attach may count on any more; false: one does already.
+func (l *leases) leave(x journal.Lease) bool {
+	l.mu.Lock()
+	busy := l.busy[x.Endpoint] > 0
+	if !busy {
+		l.returning[x.Key()] = true
+	}
+	l.mu.Unlock()
+	if busy {
+		return false
+	}
+	if needs(l.boxes.snapshot())(x) { // the attach that was busy has ended
+		l.stay(x)
+		return false
+	}
+	return true
+}
+
+func (l *leases) stay(x journal.Lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.returning, x.Key())
 }
 
 // surplus are the leases that nothing of this host's needs.
@@ -257,6 +292,15 @@ func (l *leases) holder(plugin, handle string, a netip.Addr) (record.EndpointID,
 	defer l.mu.Unlock()
 	x, ok := l.held[journal.Lease{Plugin: plugin, Handle: handle, Addr: a}.Key()]
 	return x.Endpoint, ok
+}
+
+// has tells whether an endpoint has an address of a plugin here, and keeps it.
+func (l *leases) has(ep record.EndpointID, plugin, handle string, a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := journal.Lease{Plugin: plugin, Handle: handle, Addr: a}.Key()
+	x, held := l.held[k]
+	return held && x.Endpoint == ep && !l.returning[k]
 }
 
 // note writes down what a plugin has given.

@@ -292,6 +292,39 @@ func TestAPluginThatIsAwayGetsItsOwnLater(t *testing.T) {
 	l.out()
 }
 
+// What was found to be too many, and is taken up again while others are given back, stays.
+func TestWhatIsTakenUpAgainIsNotGivenBack(t *testing.T) {
+	t.Parallel()
+	l := newLessee(t)
+	n := l.network(api.NetworkRequest{})
+	var ats []record.Attachment
+	for range 2 {
+		at, err := l.attach(n, record.Attachment{}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.box(at, false)
+		ats = append(ats, at)
+	}
+	var second record.Attachment
+	l.books.SetHook(func(call string, args map[string]any) any {
+		if call == "IpamDriver.ReleaseAddress" && second.Endpoint == "" {
+			if second = ats[0]; args["Address"] == second.Addrs[0].String() {
+				second = ats[1]
+			}
+			if again, err := l.attach(n, second, true); err != nil || !slices.Equal(again.Addrs, second.Addrs) {
+				t.Errorf("the second has %v (%v), it had %v", again.Addrs, err, second.Addrs)
+			}
+		}
+		return nil
+	})
+	l.leases.pass(t.Context())
+	l.out(second.Addrs[0].String())
+	if held := must(l.journal.Leases(t.Context())); len(held) != 1 {
+		t.Errorf("the journal has %v", held)
+	}
+}
+
 // What a plugin says that cannot be true is refused, and what it gave with it goes back.
 func TestLiesAreRefused(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,8 @@ import (
 // plugin is an IPAM plugin with what this life of the agent knows of it.
 type plugin struct {
 	*ipamplugin.Plugin
-	caps ipamplugin.Capabilities
+	caps  ipamplugin.Capabilities
+	turns chan struct{} // size 1: held while an address is asked for or given back, and that is written down
 
 	mu       sync.Mutex // guards replayed; held across the calls of a replay, which nothing else waits for but calls of the same plugin
 	replayed map[record.NetworkID]bool
@@ -35,14 +36,27 @@ func (l *leases) plugin(ctx context.Context, name string) (*plugin, error) {
 	if err != nil {
 		return nil, pluginRefusal(name, err)
 	}
-	p = &plugin{Plugin: found, replayed: map[record.NetworkID]bool{}}
+	p = &plugin{Plugin: found, turns: make(chan struct{}, 1), replayed: map[record.NetworkID]bool{}}
 	if p.caps, err = found.Capabilities(ctx); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if first := l.open[name]; first != nil { // who has the turns
+		return first, nil
+	}
 	l.open[name] = p
 	return p, nil
+}
+
+// turn waits until nobody else asks for an address or gives one back; the returned function ends it.
+func (p *plugin) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case p.turns <- struct{}{}:
+		return func() { <-p.turns }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for IPAM plugin %s: %w", p.Name(), ctx.Err())
+	}
 }
 
 // space is the address space of a scope.

@@ -87,8 +87,7 @@ type leaseQuest struct {
 func (q leaseQuest) mine(a netip.Addr) bool {
 	for _, p := range q.n.Pools {
 		if a.IsValid() && p.Subnet.Contains(a) {
-			who, held := q.l.holder(q.p.Name(), p.Handle, a)
-			return held && who == q.ep
+			return q.l.has(q.ep, q.p.Name(), p.Handle, a)
 		}
 	}
 	return false
@@ -135,6 +134,11 @@ func (t *takenLease) Error() string { return t.text }
 // ask asks for one address, and looks whether the network can use it. One that it cannot use is noted as well: it goes back when the attach has
 // ended.
 func (q leaseQuest) ask(ctx context.Context, p record.Pool, asked netip.Addr) (netip.Addr, error) {
+	done, err := q.p.turn(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer done()
 	got, err := q.p.RequestAddress(ctx, p.Handle, asked, q.p.options(q.mac))
 	if err != nil {
 		return got, err
