@@ -37,6 +37,7 @@ type loop struct {
 	begun   bool                              // ready has said yes once; before, only this host's own networks are looked at
 	failed  map[record.NetworkID]failure
 	fresh   bool // have is what the kernel has
+	suspect suspicion
 }
 
 type loopConfig struct {
@@ -126,7 +127,9 @@ func (l *loop) run(ctx context.Context) {
 			l.fresh, resync = false, l.clock.After(resyncEvery)
 		case cs := <-changes:
 			l.neighbours(cs)
-			l.fresh = l.fresh && !l.lost(cs)
+			if l.lost(cs) {
+				l.suspect.raise(l.clock.Now())
+			}
 		case <-retry:
 		case <-l.sight.global.Wake():
 		case <-l.sight.local.Wake():
@@ -135,6 +138,7 @@ func (l *loop) run(ctx context.Context) {
 		case r := <-l.requests:
 			rs = l.gather(r)
 		}
+		l.fresh = !l.suspect.takeDue(l.clock.Now()) && l.fresh
 		l.pass(ctx, rs)
 		retry = l.clock.After(l.nextRetry())
 	}
@@ -314,7 +318,7 @@ func (l *loop) nextRetry() time.Duration {
 	if !l.begun {
 		next = firstRetry
 	}
-	return next
+	return l.suspect.within(next, l.clock.Now())
 }
 
 // apply runs the quick steps, hands the slow ones to the lane, and notes what the kernel has now.
