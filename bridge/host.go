@@ -37,11 +37,7 @@ func RenderHost(h Host) kernel.State {
 		return r.out
 	}
 	r.add(kernel.KindSysctl, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
-	tunnels := h.VXLANPort
-	if len(h.Overlays) == 0 { // Docker's swarm and others use the same port
-		tunnels = 0
-	}
-	r.add(kernel.KindTable, hostTable, "", hostRules(tunnels))
+	r.add(kernel.KindTable, hostTable, "", hostRules(h.VXLANPort, len(h.Overlays) > 0, len(h.VTEPs) > 1))
 	r.add(kernel.KindTable, portTable, "", portRules())
 	for _, family := range []string{"ip", "ip6"} { // where Docker's chains would drop what these tables let pass
 		r.add(kernel.KindGuest, family+" filter DOCKER-USER", kernel.GuestName, kernel.Guest{Mark: Passed})

@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -102,5 +103,49 @@ func TestTheTunnelsPortIsOthersWithoutTunnels(t *testing.T) {
 	w.apply()
 	if arrives() {
 		t.Error("with tunnels of its own, weft takes packets that are not from the cluster's hosts")
+	}
+}
+
+// A host takes tunnel packets from the cluster's hosts, and what a sandbox sends leaves with such an address: it must not be a tunnel packet.
+func TestASandboxCannotForgeATunnel(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.dualUnderlay()
+	a := w.sandbox(w.network(nil, "172.18.0.0/16", "fd00:18::/64"), "172.18.0.2", "fd00:18::2")
+	arrives := func(at string) bool {
+		var in, out net.PacketConn
+		netnstest.In(t, w.outside.NS, func() (err error) {
+			in, err = net.ListenPacket("udp", at)
+			return err
+		})
+		netnstest.In(t, a, func() (err error) {
+			out, err = net.ListenPacket("udp", ":0")
+			return err
+		})
+		defer func() { _, _ = in.Close(), out.Close() }()
+		for range 5 {
+			if _, err := out.WriteTo([]byte("a frame for another network"), in.LocalAddr()); err != nil {
+				return false
+			}
+			_ = in.SetReadDeadline(time.Now().Add(askWait / 2))
+			if _, _, err := in.ReadFrom(make([]byte, 64)); err == nil {
+				return true
+			}
+		}
+		return false
+	}
+	for _, c := range []struct {
+		at    string
+		vteps []netip.Addr
+		want  bool
+	}{
+		{w.outside.Addr.String() + ":4789", []netip.Addr{w.host.Addr}, true}, {w.outside.Addr.String() + ":4788", []netip.Addr{w.host.Addr, w.outside.Addr}, true},
+		{w.outside.Addr.String() + ":4789", []netip.Addr{w.host.Addr, w.outside.Addr}, false}, {"[fd00:aa::2]:4789", []netip.Addr{w.host.Addr, w.outside.Addr}, false},
+	} {
+		w.vteps = c.vteps
+		w.apply()
+		if got := arrives(c.at); got != c.want {
+			t.Errorf("to %s, with VTEPs %v: arrived %v, want %v", c.at, c.vteps, got, c.want)
+		}
 	}
 }

@@ -63,8 +63,8 @@ func passing(ms ...kernel.Match) kernel.Rule {
 	return r
 }
 
-// hostRules are for hosts with tunnels at a UDP port; 0: there are none.
-func hostRules(port uint16) kernel.Table {
+// hostRules are for a cluster whose tunnels are at a UDP port: tunnels tells whether some end here, peers whether other hosts are in it.
+func hostRules(port uint16, tunnels, peers bool) kernel.Table {
 	return kernel.Table{
 		Sets: []kernel.Set{
 			{Name: linkSet, Type: kernel.SetLink}, {Name: internalSet, Type: kernel.SetLink}, {Name: insideSet, Type: kernel.SetLinks}, {Name: sameSet, Type: kernel.SetLinks},
@@ -75,12 +75,12 @@ func hostRules(port uint16) kernel.Table {
 			{Name: openMap, Type: kernel.MapService}, {Name: openMap + "6", Type: kernel.MapService6}, {Name: boundMap, Type: kernel.MapDestService}, {Name: boundMap + "6", Type: kernel.MapDestService6},
 		},
 		Chains: []kernel.Chain{
-			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules()},
+			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules(port, peers)},
 			{Name: "pass", Rules: []kernel.Rule{{Verdict: kernel.SetMark, To: passMark}, {Verdict: kernel.Accept}}},
 			{Name: "passed", Type: "filter", Hook: "postrouting", Priority: -300, Rules: []kernel.Rule{
 				{If: []kernel.Match{is(kernel.Mark, passMark)}, Verdict: kernel.SetMark, To: fmt.Sprintf("0/%#x", Passed)},
 			}},
-			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: inputRules(port)},
+			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: inputRules(port, tunnels)},
 			{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -105, Rules: publishedRules()},
 			// What the host itself sends to its loopback addresses goes to the proxy, whose answers come from there.
 			{Name: "output", Type: "nat", Hook: "output", Priority: -105, Rules: append([]kernel.Rule{
@@ -96,9 +96,10 @@ func hostRules(port uint16) kernel.Table {
 	}
 }
 
-// forwardRules: out to everywhere but other networks, in for what is published and for answers.
-func forwardRules() []kernel.Rule {
-	return []kernel.Rule{
+// forwardRules: out to everywhere but other networks, in for what is published and for answers. What leaves masqueraded comes from a VTEP: the
+// other hosts, at each of their addresses, would take it for a tunnel's, of whatever network it says.
+func forwardRules(port uint16, peers bool) []kernel.Rule {
+	out := []kernel.Rule{
 		{If: []kernel.Match{same, natted}, Verdict: kernel.SetMark, To: turnMark},
 		passing(is(kernel.InOut, "@"+insideSet)),
 		passing(is(kernel.Asked, "@"+talkSet)), passing(is(kernel.Answered, "@"+talkSet)),
@@ -113,17 +114,20 @@ func forwardRules() []kernel.Rule {
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr6, "@"+poolSet+"6")),
 		passing(outLinks, is(kernel.Established, "")),
 		rule(kernel.Drop, outLinks),
-		passing(inLinks),
 	}
+	if peers {
+		out = append(out, rule(kernel.Drop, inLinks, is(kernel.UDPDest, fmt.Sprint(port))))
+	}
+	return append(out, passing(inLinks))
 }
 
 // inputRules: the host is reached as others reach it, but not at the addresses that it has in other networks; from an internal network at the
 // gateway alone. Tunnel packets come from the cluster's hosts; a host without tunnels of weft's leaves the port to whoever else has it.
-func inputRules(port uint16) []kernel.Rule {
+func inputRules(port uint16, tunnels bool) []kernel.Rule {
 	local := is(kernel.DestType, "local")
 	gate, gate6 := not(is(kernel.InDest, "@"+gateSet)), not(is(kernel.InDest6, "@"+gateSet+"6"))
 	var out []kernel.Rule
-	if port != 0 {
+	if tunnels { // else Docker's swarm and others may have the port
 		tunnel := is(kernel.UDPDest, fmt.Sprint(port))
 		out = []kernel.Rule{
 			rule(kernel.Drop, tunnel, inLinks),

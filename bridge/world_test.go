@@ -35,6 +35,7 @@ type world struct {
 	k        *kernel.Kernel
 	nets     []*bridge.Network
 	overlays []*record.Network
+	vteps    []netip.Addr
 	pub      []bridge.Published
 	ports    int
 }
@@ -93,7 +94,7 @@ func (w *world) publish(at string, hostPort uint16, target string, port uint16) 
 }
 
 func (w *world) want() kernel.State {
-	h := bridge.Host{VXLANPort: 4789, Published: w.pub, Overlays: w.overlays}
+	h := bridge.Host{VXLANPort: 4789, Published: w.pub, Overlays: w.overlays, VTEPs: w.vteps}
 	out := kernel.State{}
 	for _, n := range w.nets {
 		maps.Copy(out, bridge.Render(*n))
