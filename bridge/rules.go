@@ -77,6 +77,7 @@ func hostRules(port uint16, tunnels, peers bool) kernel.Table {
 		Chains: []kernel.Chain{
 			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules(port, peers)},
 			{Name: "pass", Rules: []kernel.Rule{{Verdict: kernel.SetMark, To: passMark}, {Verdict: kernel.Accept}}},
+			{Name: "docker", Rules: dockerRules()},
 			{Name: "passed", Type: "filter", Hook: "postrouting", Priority: -300, Rules: []kernel.Rule{
 				{If: []kernel.Match{is(kernel.Mark, passMark)}, Verdict: kernel.SetMark, To: fmt.Sprintf("0/%#x", Passed)},
 			}},
@@ -118,7 +119,21 @@ func forwardRules(port uint16, peers bool) []kernel.Rule {
 	if peers {
 		out = append(out, rule(kernel.Drop, inLinks, is(kernel.UDPDest, fmt.Sprint(port))))
 	}
-	return append(out, passing(inLinks))
+	return append(out,
+		// Docker's own rules say what may get to its containers: what weft has marked would pass them by.
+		rule(kernel.Accept, inLinks, is(kernel.OutLink, "docker*")),
+		kernel.Rule{If: []kernel.Match{inLinks, is(kernel.OutLink, "br-*")}, Verdict: kernel.Jump, To: "docker"},
+		passing(inLinks),
+	)
+}
+
+// dockerRules tell bridges that are called as Docker calls them, br- and an ID in hexadecimal digits, from others' (br-lan).
+func dockerRules() []kernel.Rule {
+	var out []kernel.Rule
+	for _, digit := range "0123456789abcdef" {
+		out = append(out, rule(kernel.Accept, is(kernel.OutLink, fmt.Sprintf("br-%c*", digit))))
+	}
+	return out
 }
 
 // inputRules: the host is reached as others reach it, but not at the addresses that it has in other networks; from an internal network at the
