@@ -168,11 +168,21 @@ func toRelease(net *record.Net, names, tried []string, network string) ([]*recor
 
 // readNet lists a network's partition: the picture as it is now.
 func (r *Registry) readNet(ctx context.Context, id record.NetworkID) (*record.Net, error) {
+	net, _, err := r.readEntries(ctx, id)
+	return net, err
+}
+
+// readEntries is readNet, with what the store has, by name: also records that cannot be decoded.
+func (r *Registry) readEntries(ctx context.Context, id record.NetworkID) (*record.Net, map[string]store.Entry, error) {
 	part := record.NetPartition(id)
 	l, err := r.cfg.Store.List(ctx, part)
 	if err != nil {
-		return nil, fmt.Errorf("list network %s: %w", r.networkName(id), err)
+		return nil, nil, fmt.Errorf("list network %s: %w", r.networkName(id), err)
+	}
+	entries := make(map[string]store.Entry, len(l.Entries))
+	for _, e := range l.Entries {
+		entries[e.Key.Name] = e
 	}
 	net, _ := record.Empty().Apply(part, store.Batch{Rev: l.Rev, Resync: true, Puts: l.Entries}).Net(id)
-	return net, nil
+	return net, entries, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"weft/ipam"
 	"weft/store"
@@ -31,6 +32,7 @@ type membership struct {
 	chosen  map[netip.Addr]bool // addresses that the same transaction claims
 	random  func(n int) int
 	created func() *record.VIP
+	entries map[string]store.Entry // the whole partition, where it was read afresh
 }
 
 // membership returns what a change of an endpoint to ep is decided on, nil where no alias with a virtual address comes or goes. Afresh, that is the store itself.
@@ -42,17 +44,18 @@ func (r *Registry) membership(ctx context.Context, ep *record.Endpoint, had, wan
 	network, known := view.Network(n)
 	net, read := view.Net(n)
 	var err error
+	var entries map[string]store.Entry
 	if fresh || !known {
 		if network, _, err = get[record.Network](ctx, r.cfg.Store, record.NetworkKey(n)); err != nil {
 			return nil, err
 		}
 	}
 	if fresh || !read {
-		if net, err = r.readNet(ctx, n); err != nil {
+		if net, entries, err = r.readEntries(ctx, n); err != nil {
 			return nil, err
 		}
 	}
-	m := &membership{network: network, net: net, id: ep.ID, had: had, want: want, chosen: map[netip.Addr]bool{}, random: func(int) int { return 0 }}
+	m := &membership{entries: entries, network: network, net: net, id: ep.ID, had: had, want: want, chosen: map[netip.Addr]bool{}, random: func(int) int { return 0 }}
 	for _, a := range ep.Addrs {
 		m.chosen[a] = true
 	}
@@ -121,6 +124,9 @@ func (m *membership) join(alias string) (txn, error) {
 		t.put(key, v)
 		return t, nil
 	}
+	if _, unread := m.entries[key.Name]; unread {
+		return t, refuse(InUse, "network %s: the record of the virtual address of alias %s cannot be read (%s): its members must leave it first, or the record be put back", m.network.Name, alias, key)
+	}
 	v := m.created()
 	v.Alias = alias
 	var err error
@@ -170,12 +176,16 @@ func (m *membership) leave(alias string) txn {
 	t := txn{}
 	key := record.VIPKey(m.net.ID, alias)
 	v, rev := m.net.VIP(alias)
-	if v == nil {
+	e, there := m.entries[key.Name]
+	if v == nil && !there {
 		t.when(key, store.Absent)
 		return t
 	}
-	t.when(key, rev)
 	others := slices.ContainsFunc(m.net.Members(alias), func(ep *record.Endpoint) bool { return ep.ID != m.id })
+	if v == nil {
+		return m.leaveUnread(key, e, record.VIPOwner(alias), others)
+	}
+	t.when(key, rev)
 	if others {
 		t.put(key, v)
 		return t
@@ -183,6 +193,23 @@ func (m *membership) leave(alias string) txn {
 	t.del(key)
 	for _, a := range v.Addrs {
 		t.del(record.AddrKey(m.net.ID, a))
+	}
+	return t
+}
+
+// leaveUnread is leave where the record cannot be decoded: whose claims are its own, the claims tell.
+func (m *membership) leaveUnread(key store.Key, e store.Entry, owner record.EndpointID, others bool) txn {
+	t := txn{}
+	t.when(key, e.Rev)
+	if others {
+		t.t.Then = append(t.t.Then, store.Put(key, e.Value))
+		return t
+	}
+	t.del(key)
+	for _, e := range m.entries {
+		if strings.HasPrefix(e.Key.Name, "addr/") && string(e.Value) == string(owner) {
+			t.del(e.Key)
+		}
 	}
 	return t
 }

@@ -265,3 +265,32 @@ func (h *host) random(f func(int) int) {
 		return h.picture
 	}})
 }
+
+// A virtual address whose record cannot be read keeps nobody from leaving, takes no new member, and goes with its last one.
+func TestAVirtualAddressThatCannotBeReadGoesWithItsLastMember(t *testing.T) {
+	a, b, n := twoHosts(t, "10.1.0.0/24")
+	first, second := member(n, a, "c1", "10.1.0.2", "web"), member(n, b, "c2", "10.1.0.3", "web")
+	a.join(t, first)
+	b.look(t, n.ID)
+	b.join(t, second)
+	if _, err := a.st.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(record.VIPKey(n.ID, "web"), []byte("{"))}}); err != nil {
+		t.Fatal(err)
+	}
+	a.look(t, n.ID)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := a.CreateEndpoint(ctx, a.as, member(n, a, "c3", "10.1.0.4", "web")); registry.KindOf(err) != registry.InUse || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("a new member: %v", err)
+	}
+	for _, h := range []struct {
+		*host
+		ep *record.Endpoint
+	}{{a, first}, {b, second}} {
+		if _, err := h.DeleteEndpoint(ctx, h.as, n.ID, h.ep.ID); err != nil {
+			t.Fatalf("%s leaves: %v", h.ep.Name, err)
+		}
+	}
+	if l, err := a.st.List(t.Context(), record.NetPartition(n.ID)); err != nil || len(l.Entries) > 0 {
+		t.Errorf("left are %v, %v", l.Entries, err)
+	}
+}
