@@ -262,3 +262,42 @@ func TestAStoppedSandboxKeepsWhatWasAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// What is to be corrected is found once and written one by one: a sandbox that has changed meanwhile is looked at again, and not made what it was.
+func TestACorrectionIsOutdatedWhenItsSandboxHasChanged(t *testing.T) {
+	t.Parallel()
+	as := registry.Actor{Host: self, Incarnation: 1}
+	down := box("a", in(front, "e1", "10.1.0.2"))
+	down.Up, down.Status = false, record.SandboxExited
+	up := box("a", in(front, "e1", "10.1.0.2"))
+	intended := box("a", in(front, "e1", "10.1.0.2"))
+	intended.Attachments[0].Intent = true
+	orphan := box("gone", in(front, "e9", "10.1.0.9"))
+	shows := picture(t, 5, []*record.Network{network(front, "10.1.0.0/24")}, endpointOf(self, 1, up, up.Attachments[0]), endpointOf(self, 1, orphan, orphan.Attachments[0]))
+	fixes := corrections(as, boxMap(down), shows, func(string) bool { return true })
+	if len(fixes) != 2 {
+		t.Fatalf("fixes %+v", fixes)
+	}
+	for name, tc := range map[string]struct {
+		now          []*record.Sandbox
+		stop, remove bool // that it stopped, and that e9 is nobody's, is not true any more
+	}{
+		"nothing happened":  {[]*record.Sandbox{down}, false, false},
+		"it runs again":     {[]*record.Sandbox{up}, true, false},
+		"it is being begun": {[]*record.Sandbox{intended}, true, false},
+		"it is gone":        {nil, true, false},
+		"the other is made": {[]*record.Sandbox{down, orphan}, false, true},
+	} {
+		p := &publisher{publisherConfig: publisherConfig{boxes: newBoxes(nil)}}
+		p.boxes.load(tc.now)
+		for _, f := range fixes {
+			want := tc.stop
+			if f.want == nil {
+				want = tc.remove
+			}
+			if got := p.outdated(as, f); got != want {
+				t.Errorf("%s: the fix of %s is outdated: %v, want %v", name, f.id, got, want)
+			}
+		}
+	}
+}

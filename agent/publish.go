@@ -241,6 +241,10 @@ func (p *publisher) wanted(id record.EndpointID) bool {
 func (p *publisher) correct(ctx context.Context, as registry.Actor) error {
 	var errs []error
 	for _, f := range corrections(as, p.boxes.snapshot(), p.follower.Picture(), p.follower.Synced) {
+		if p.outdated(as, f) {
+			p.kick()
+			continue
+		}
 		var err error
 		switch {
 		case f.want == nil:
@@ -261,6 +265,19 @@ type fix struct {
 	network    record.NetworkID
 	id         record.EndpointID
 	have, want *record.Endpoint
+}
+
+// outdated tells a fix that was found before its sandbox changed: those that go before it take their time.
+func (p *publisher) outdated(as registry.Actor, f fix) bool {
+	if f.want == nil {
+		return p.wanted(f.id)
+	}
+	s, ok := p.boxes.get(f.want.Sandbox)
+	if !ok {
+		return true
+	}
+	at, ok := s.Attachment(f.network)
+	return !ok || at.Endpoint != f.id || at.Intent || !sameRecord(endpointOf(as.Host, as.Incarnation, s, at), f.want)
 }
 
 // corrections compares the host's sandboxes with the picture, in networks that the store itself has told of. It is pure.

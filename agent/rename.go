@@ -50,6 +50,7 @@ func (a *Agent) RenameSandbox(ctx context.Context, ref, name string) (*record.Sa
 		a.boxes.unreserve(name, s.ID)
 		return nil, errors.Join(err, a.moveBack(ctx, next, s, len(s.Attachments)))
 	}
+	a.kick(next) // a publisher that looked meanwhile has given an old name back
 	return next, a.serveNames(ctx, next)
 }
 
