@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,5 +216,38 @@ func TestReleasesGoToTheirScope(t *testing.T) {
 	left, err := j.Releases(t.Context())
 	if err != nil || len(left) != many/2 || slices.ContainsFunc(left, func(r journal.Release) bool { return r.Network != home }) {
 		t.Errorf("the journal keeps %v, %v", left, err)
+	}
+}
+
+// Nothing that changes, no new picture: DNS would begin anew with the first address of each name.
+func TestThePictureOfBothScopesStaysTheSameOneUntilEitherChanges(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	global, local := memory.New().Client(), memory.New().Client()
+	s := newSight(follow.New(follow.Config{Store: global, Log: log}), follow.New(follow.Config{Store: local, Log: log}))
+	first := s.Picture()
+	if _, taken := s.TakeDirty(); s.Picture() != first || taken != first {
+		t.Error("it is another one, and nothing has changed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.local.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	if err := s.local.WaitSynced(ctx, store.Meta); err != nil {
+		t.Fatal(err)
+	}
+	b, err := record.Encode(localNetwork(home, "172.20.0.0/24"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev, err := local.Txn(ctx, store.Txn{Then: []store.Op{store.Put(record.NetworkKey(home), b)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.local.WaitRev(ctx, store.Meta, rev); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := s.Picture().Network(home); !there || s.Picture() == first {
+		t.Error("it does not show what has changed")
 	}
 }

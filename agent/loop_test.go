@@ -60,7 +60,7 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 		}
 	}
 	s.loop = newLoop(loopConfig{
-		log: log, clock: machineClock{}, exec: k, sight: sight{s.follower, s.own},
+		log: log, clock: machineClock{}, exec: k, sight: newSight(s.follower, s.own),
 		settings: func() overlay.Settings {
 			return overlay.Settings{Self: self, VTEP: ip("192.0.2.1"), VXLANPort: 4789, NetnsDir: testDir}
 		},

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"weft/agent/registry"
 	"weft/store"
@@ -48,10 +49,30 @@ func (a *Agent) isLocal(id record.NetworkID) bool {
 func (a *Agent) picture() *record.Snapshot { return a.sight.Picture() }
 
 // sight is what this host follows, in both scopes, as one. Revisions for conditions come from a scope's own follower.
-type sight struct{ global, local *follow.Follower }
+type sight struct {
+	global, local *follow.Follower
+	last          *atomic.Pointer[union]
+}
+
+// union is two pictures as one. It is the same one as long as they are: what others keep with a picture, such as whose turn it is among the
+// addresses of a name, goes with it.
+type union struct{ global, local, both *record.Snapshot }
+
+func newSight(global, local *follow.Follower) sight {
+	return sight{global, local, &atomic.Pointer[union]{}}
+}
 
 func (s sight) Picture() *record.Snapshot {
-	return record.Union(s.global.Picture(), s.local.Picture())
+	return s.union(s.global.Picture(), s.local.Picture())
+}
+
+func (s sight) union(global, local *record.Snapshot) *record.Snapshot {
+	if u := s.last.Load(); u != nil && u.global == global && u.local == local {
+		return u.both
+	}
+	u := &union{global, local, record.Union(global, local)}
+	s.last.Store(u)
+	return u.both
 }
 
 // TakeDirty returns what has changed in either since the last call, with a picture that has these changes.
@@ -66,7 +87,7 @@ func (s sight) TakeDirty() (follow.Dirty, *record.Snapshot) {
 		}
 		d.Nets[id] = n
 	}
-	return d, record.Union(global, local)
+	return d, s.union(global, local)
 }
 
 // openLocal reads this host's own networks. They are known when it returns, and the follower then hears of changes alone.

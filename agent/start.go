@@ -159,7 +159,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	}
 	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
 	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now, Beside: a.local.follower.Picture, Random: lots.IntN})
-	a.sight = sight{a.follower, a.local.follower}
+	a.sight = newSight(a.follower, a.local.follower)
 	a.member = newMember(memberConfig{
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
