@@ -66,9 +66,13 @@ func (b *boxes) reserve(name string, id record.SandboxID) error {
 	return nil
 }
 
+// unreserve lets a name go again that came to nothing; one that the sandbox has anyway, but for its case, stays.
 func (b *boxes) unreserve(name string, id record.SandboxID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if s, there := b.all[id]; there && record.Fold(s.Name) == record.Fold(name) {
+		return
+	}
 	if b.names[record.Fold(name)] == id {
 		delete(b.names, record.Fold(name))
 	}
