@@ -87,6 +87,7 @@ func TestTheKernelFollowsLocalNetworks(t *testing.T) {
 		}
 
 		s.write(network(front, "10.1.0.0/24"))
+		pass(time.Millisecond) // an attach finds its network in the picture
 		a := box("a", in(home, "e1", "172.18.0.2"), in(front, "e2", "10.1.0.2"))
 		s.set(a)
 		for _, at := range a.Attachments {
