@@ -90,6 +90,17 @@ func udpFlows(ps []bridge.Published) []kernel.UDPForward {
 	return out
 }
 
+// endedFlows are the ports that a sandbox had and has no longer: their clients are to be forgotten, or they would go on to who has its address next.
+func endedFlows(had []record.PortBinding, now []bridge.Published) []kernel.UDPForward {
+	var out []kernel.UDPForward
+	for _, b := range had {
+		if b.Proto == "udp" && !slices.ContainsFunc(now, func(p bridge.Published) bool { return bound(p.Binding) == bound(b) }) {
+			out = append(out, kernel.UDPForward{Host: netip.AddrPortFrom(b.HostAddr, b.HostPort)})
+		}
+	}
+	return out
+}
+
 // hostAddrs are where ports are that ask for no address, in a network: all addresses, or the one that the network's option names.
 func hostAddrs(n *record.Network, six bool) []netip.Addr {
 	if a, err := netip.ParseAddr(n.Options[OptHostBinding]); err == nil && !a.IsUnspecified() {

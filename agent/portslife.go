@@ -13,6 +13,7 @@ import (
 
 	"weft/agent/api"
 	"weft/agent/sandbox"
+	"weft/kernel"
 	"weft/store/record"
 )
 
@@ -57,10 +58,15 @@ func (a *Agent) openPorts(ctx context.Context, s *record.Sandbox, had []record.P
 	if err := a.loop.doPorts(ctx, portChange{want: want, gone: had}); err != nil {
 		return fmt.Errorf("publish the ports of sandbox %s: %w", s.Name, err)
 	}
-	if err := a.kernel.FlushUDP(udpFlows(want)); err != nil { // clients that begin now are served all the same
+	a.flushUDP(s, append(udpFlows(want), endedFlows(had, want)...))
+	return nil
+}
+
+// flushUDP goes without what it cannot do: clients that begin now are served all the same.
+func (a *Agent) flushUDP(s *record.Sandbox, fs []kernel.UDPForward) {
+	if err := a.kernel.FlushUDP(fs); err != nil {
 		a.log.Warn("clients of published UDP ports may go on sending to where they led before", "sandbox", s.Name, "error", err)
 	}
-	return nil
 }
 
 // closePorts takes the rules of a sandbox's ports away, which its record does not have any more.
@@ -71,6 +77,7 @@ func (a *Agent) closePorts(ctx context.Context, before *record.Sandbox) {
 	if err := a.loop.doPorts(ctx, portChange{gone: before.Published}); err != nil {
 		a.log.Debug("the kernel still has the rules of ports that were let go", "sandbox", before.Name, "error", err)
 	}
+	a.flushUDP(before, endedFlows(before.Published, nil))
 }
 
 // takePorts has the sandbox's supervisor take a port for each wish, and give back all others. What the kernel refuses is looked for elsewhere,

@@ -233,6 +233,28 @@ func TestPublishedPortsFollowTheDefaultRoute(t *testing.T) {
 	}
 }
 
+// A client that goes on sending to a port that is not published any more does not reach who has its sandbox's address next.
+func TestAFlowEndsWithItsPublishedPort(t *testing.T) {
+	t.Parallel()
+	c, h := alone(t)
+	h.weft("network", "create", "--subnet", "172.29.0.0/24", "web")
+	h.box("a", "web", "--ip", "172.29.0.9", "-p", "9000:7/udp").echo()
+	steady, err := c.outside().dial("udp", h.at("9000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer steady.Close()
+	if err := echoed(steady); err != nil {
+		t.Fatal(err)
+	}
+	h.weft("rm", "-f", "a")
+	h.box("b", "web", "--ip", "172.29.0.9").echo()
+	c.all(h.caller().asks("172.29.0.9:7", soon))
+	if err := echoed(steady); err == nil {
+		t.Error("the client of the old port reaches a sandbox that publishes nothing")
+	}
+}
+
 // With a sandbox's only network without a way out, or without any, ports are not published, as with Docker.
 func TestPortsThatAreNotPublished(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ import (
 // UDPForward is a published UDP port: what is sent to Host goes to Target.
 type UDPForward struct {
 	Host   netip.AddrPort // unspecified: every address of the family
-	Target netip.AddrPort
+	Target netip.AddrPort // zero: nowhere
 }
 
 // FlushUDP forgets what the host's connection tracking has of these ports and is not of their targets: as long as a client goes on sending,
