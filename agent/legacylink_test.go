@@ -82,6 +82,20 @@ func TestHostsLines(t *testing.T) {
 	}
 }
 
+// What the user says of ndots is in the file alone: some resolvers take the first, and some the last.
+func TestResolvConfOfANetworkOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	for want, options := range map[string][]string{
+		"nameserver 127.0.0.11\noptions ndots:0\n":           nil,
+		"nameserver 127.0.0.11\noptions ndots:0 timeout:1\n": {"timeout:1"},
+		"nameserver 127.0.0.11\noptions ndots:3\n":           {"ndots:3"},
+	} {
+		if got := (&Agent{}).resolvFile(&record.Sandbox{DNSOptions: options}); got != want {
+			t.Errorf("options %v: %q, want %q", options, got, want)
+		}
+	}
+}
+
 func TestResolvConfOfTheDefaultNetwork(t *testing.T) {
 	t.Parallel()
 	v4 := record.Sandbox{Attachments: []record.Attachment{{Addrs: []netip.Addr{ip("172.17.0.2")}}}}

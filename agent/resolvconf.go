@@ -115,7 +115,11 @@ func (a *Agent) resolvFile(s *record.Sandbox) string {
 	case !a.hasNames(s):
 		return hostResolv(os.ReadFile).own(s).String()
 	}
-	return resolvConf{servers: []string{"127.0.0.11"}, search: s.DNSSearch, options: append([]string{"ndots:0"}, s.DNSOptions...)}.String()
+	options := s.DNSOptions
+	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) { // some resolvers take the first
+		options = append([]string{"ndots:0"}, options...)
+	}
+	return resolvConf{servers: []string{"127.0.0.11"}, search: s.DNSSearch, options: options}.String()
 }
 
 // hasNames tells whether a sandbox has a resolver of weft's: one in the default network alone has not.
