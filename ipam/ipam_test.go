@@ -58,6 +58,7 @@ func TestParseRefuses(t *testing.T) {
 		"two gateways":            {Request{Subnets: []string{"10.0.9.0/24"}, Gateways: []string{"10.0.9.1", "10.0.9.2"}}, "cannot configure multiple gateways"},
 		"range outside":           {Request{Subnets: []string{"10.0.9.0/24"}, Ranges: []string{"10.0.8.0/25"}}, "no matching subnet for range"},
 		"range wider":             {Request{Subnets: []string{"10.0.9.0/24"}, Ranges: []string{"10.0.8.0/23"}}, "no matching subnet for range"},
+		"range with host bits":    {Request{Subnets: []string{"10.0.9.0/24"}, Ranges: []string{"10.0.9.5/25"}}, "invalid ip-range 10.0.9.5/25: it should be 10.0.9.0/25"},
 		"range no CIDR":           {Request{Subnets: []string{"10.0.9.0/24"}, Ranges: []string{"10.0.9.0"}}, "invalid CIDR address"},
 		"two ranges":              {Request{Subnets: []string{"10.0.9.0/24"}, Ranges: []string{"10.0.9.0/26", "10.0.9.64/26"}}, "cannot configure multiple ranges"},
 		"aux outside":             {Request{Subnets: []string{"10.0.9.0/24"}, Aux: map[string]string{"a": "10.0.8.1"}}, "no matching subnet for aux-address 10.0.8.1"},

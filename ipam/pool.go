@@ -104,7 +104,9 @@ func placeRanges(pools []Pool, ranges []string) error {
 		if err != nil {
 			return fmt.Errorf("invalid CIDR address: %s: an ip-range looks like 10.0.9.128/25", s)
 		}
-		r = r.Masked()
+		if r != r.Masked() {
+			return fmt.Errorf("invalid ip-range %s: it should be %s", s, r.Masked())
+		}
 		i := slices.IndexFunc(pools, func(p Pool) bool { return p.Subnet.Contains(r.Addr()) && r.Bits() >= p.Subnet.Bits() })
 		if i < 0 {
 			return fmt.Errorf("no matching subnet for range %s", s)

@@ -110,7 +110,11 @@ func foreign(n *weftv1.ForeignNetwork, allowOverlap bool) (registry.Foreign, err
 			f.Spec.Gateways = append(f.Spec.Gateways, p.Gateway)
 		}
 		if p.IpRange != "" {
-			f.Spec.IPRanges = append(f.Spec.IPRanges, p.IpRange)
+			r := p.IpRange
+			if whole, err := netip.ParsePrefix(r); err == nil { // old daemons took host bits
+				r = whole.Masked().String()
+			}
+			f.Spec.IPRanges = append(f.Spec.IPRanges, r)
 		}
 		for name, a := range p.AuxAddresses {
 			if other, twice := f.Spec.Aux[name]; twice {

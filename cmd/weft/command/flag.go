@@ -37,6 +37,20 @@ func (p pairs) Set(s string) error {
 	return nil
 }
 
+// addresses is a repeatable flag of NAME=IP, where each name comes once.
+type addresses struct{ pairs }
+
+func (a addresses) Set(s string) error {
+	name, addr, _ := strings.Cut(s, "=")
+	if other, twice := a.pairs[name]; twice {
+		return fmt.Errorf("%s is given twice: %s and %s", name, other, addr)
+	}
+	if name == "" || addr == "" {
+		return fmt.Errorf("%q is no NAME=IP", s)
+	}
+	return a.pairs.Set(s)
+}
+
 // filters is a repeatable flag of KEY=VALUE, where a key may come again.
 type filters struct {
 	list []*weftv1.Filter

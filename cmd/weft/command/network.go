@@ -44,7 +44,7 @@ func (c *cli) networkCreate() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&r.Attachable, "attachable", false, "Accepted as docker's: every weft network is attachable")
-	f.Var(aux, "aux-address", "Addresses that are never given out (NAME=IP)")
+	f.Var(addresses{aux}, "aux-address", "Addresses that are never given out (NAME=IP)")
 	f.StringVar(&r.ConfigFrom, "config-from", "", "The network from which to copy the configuration")
 	f.BoolVar(&r.ConfigOnly, "config-only", false, "Create a configuration only network")
 	f.StringVarP(&r.Driver, "driver", "d", "bridge", "Driver of the network: bridge (this host) or overlay (all hosts)")
