@@ -132,10 +132,8 @@ func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network,
 	if isBuiltin(n) {
 		return nil, api.Refuse(api.InUse, "%s is a pre-defined network and cannot be removed", n.Name)
 	}
-	for _, s := range a.boxes.snapshot() { // one that was created and never started has no endpoint yet
-		if _, uses := s.Attachment(n.ID); uses {
-			return nil, api.Refuse(api.InUse, "network %s id %s has active endpoints: %s on this host (%s)", n.Name, n.ID, s.Name, s.Status)
-		}
+	if err := a.refuseIfUsed(n); err != nil {
+		return nil, err
 	}
 	if err := a.configUsers(n); err != nil {
 		return nil, err
@@ -147,6 +145,29 @@ func (a *Agent) RemoveNetwork(ctx context.Context, ref string) (*record.Network,
 	err = a.removeNetwork(ctx, n)
 	done(err)
 	return n, err
+}
+
+// refuseIfUsed looks at this host's sandboxes, since one that was created and never started has no endpoint yet; others' endpoints are named with
+// them as far as they are known here.
+func (a *Agent) refuseIfUsed(n *record.Network) error {
+	var users []string
+	for _, s := range a.boxes.snapshot() {
+		if _, uses := s.Attachment(n.ID); uses {
+			users = append(users, fmt.Sprintf("%s on this host (%s)", s.Name, s.Status))
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	if net, known := a.picture().Net(n.ID); known {
+		self := a.member.identity().Host
+		for ep := range net.Endpoints() {
+			if ep.Host != self {
+				users = append(users, fmt.Sprintf("%s on %s", ep.Name, a.hostName(ep.Host)))
+			}
+		}
+	}
+	return api.Refuse(api.InUse, "network %s id %s has active endpoints: %s", n.Name, n.ID, registry.FirstNames(users))
 }
 
 func (a *Agent) removeNetwork(ctx context.Context, n *record.Network) error {

@@ -72,7 +72,7 @@ func otherFamily(view *record.Snapshot, h record.Host) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("this host's tunnel address %s and those of %s are of different address families: their sandboxes do not reach each other; give all hosts a --data-addr of one family", h.VTEP, firstNames(names))
+	return fmt.Sprintf("this host's tunnel address %s and those of %s are of different address families: their sandboxes do not reach each other; give all hosts a --data-addr of one family", h.VTEP, FirstNames(names))
 }
 
 func (r *Registry) tryRegister(ctx context.Context, view *record.Snapshot, h record.Host, warnings *[]string) (store.Rev, bool, error) {

@@ -340,15 +340,15 @@ func (r *Registry) refuseIfUsed(ctx context.Context, n *record.Network) error {
 	}
 	switch {
 	case len(users) > 0:
-		return refuse(InUse, "network %s id %s has active endpoints: %s", n.Name, n.ID, firstNames(users))
+		return refuse(InUse, "network %s id %s has active endpoints: %s", n.Name, n.ID, FirstNames(users))
 	case len(kept) > 0:
-		return refuse(InUse, "network %s id %s keeps imported addresses for %s: release them with `weft import release --all %s`", n.Name, n.ID, firstNames(kept), n.Name)
+		return refuse(InUse, "network %s id %s keeps imported addresses for %s: release them with `weft import release --all %s`", n.Name, n.ID, FirstNames(kept), n.Name)
 	}
 	return nil
 }
 
-// firstNames lists what a user can take in.
-func firstNames(names []string) string {
+// FirstNames lists what a user can take in: names in their order, the first eight of many.
+func FirstNames(names []string) string {
 	slices.Sort(names)
 	more := ""
 	if len(names) > 8 {
