@@ -37,12 +37,12 @@ func (c *cli) portCommand() *cobra.Command {
 
 // portLines are the lines of docker port: of all ports, or of the one that the second argument names.
 func portLines(s *weftv1.Sandbox, args []string) ([]string, error) {
+	bs := slices.Clone(s.Published)
+	slices.SortFunc(bs, func(a, b *weftv1.PortBinding) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.HostIp, b.HostIp), cmp.Compare(a.HostPort, b.HostPort))
+	})
 	if len(args) < 2 {
 		var out []string
-		bs := slices.Clone(s.Published)
-		slices.SortFunc(bs, func(a, b *weftv1.PortBinding) int {
-			return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.HostIp, b.HostIp), cmp.Compare(a.HostPort, b.HostPort))
-		})
 		for _, b := range bs {
 			out = append(out, portKey(b.Port, b.Protocol)+" -> "+hostEnd(b))
 		}
@@ -56,7 +56,7 @@ func portLines(s *weftv1.Sandbox, args []string) ([]string, error) {
 		return nil, fmt.Errorf("invalid port (%s): %w", port, why.Err)
 	}
 	var out []string
-	for _, b := range s.Published {
+	for _, b := range bs {
 		if fmt.Sprint(b.Port) == port && b.Protocol == proto {
 			out = append(out, hostEnd(b))
 		}
@@ -65,7 +65,6 @@ func portLines(s *weftv1.Sandbox, args []string) ([]string, error) {
 		//lint:ignore ST1005 docker's words
 		return nil, fmt.Errorf("No public port '%s' published for %s", args[1], args[0])
 	}
-	slices.Sort(out)
 	return out, nil
 }
 

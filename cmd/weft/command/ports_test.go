@@ -189,14 +189,15 @@ func TestPortListsAsDockerDoes(t *testing.T) {
 	t.Parallel()
 	s := &weftv1.Sandbox{Published: []*weftv1.PortBinding{
 		binding("tcp", "::", 8080, 80), binding("udp", "127.0.0.1", 5353, 53), binding("tcp", "0.0.0.0", 8080, 80),
+		binding("tcp", "0.0.0.0", 32768, 80),
 	}}
 	for _, c := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"c1"}, "53/udp -> 127.0.0.1:5353|80/tcp -> 0.0.0.0:8080|80/tcp -> [::]:8080"},
-		{[]string{"c1", "80"}, "0.0.0.0:8080|[::]:8080"},
-		{[]string{"c1", "80/tcp"}, "0.0.0.0:8080|[::]:8080"},
+		{[]string{"c1"}, "53/udp -> 127.0.0.1:5353|80/tcp -> 0.0.0.0:8080|80/tcp -> 0.0.0.0:32768|80/tcp -> [::]:8080"},
+		{[]string{"c1", "80"}, "0.0.0.0:8080|0.0.0.0:32768|[::]:8080"},
+		{[]string{"c1", "80/tcp"}, "0.0.0.0:8080|0.0.0.0:32768|[::]:8080"},
 		{[]string{"c1", "53/udp"}, "127.0.0.1:5353"},
 		{[]string{"c1", "80/udp"}, "No public port '80/udp' published for c1"},
 		{[]string{"c1", "x"}, "invalid port (x): invalid syntax"},
