@@ -34,7 +34,10 @@ func TestWhatIsTakenOrWrongIsRefused(t *testing.T) {
 		{1, "encrypted", create("-o", "encrypted", "other")},
 		{1, "not in swarm mode", create("--ingress", "other")},
 		{1, "network nope not found", []string{"network", "inspect", "nope"}},
-		{1, "has active endpoints", []string{"network", "rm", "web"}},
+		{1, "has active endpoints: a on this host (running), b on host2", []string{"network", "rm", "web"}},
+		{1, "it should be 10.3.0.0/25", create("--subnet", "10.3.0.0/24", "--ip-range", "10.3.0.5/25", "other")},
+		{125, "a is given twice: 10.3.0.7 and 10.3.0.8", create("--subnet", "10.3.0.0/24", "--aux-address", "a=10.3.0.7", "--aux-address", "a=10.3.0.8", "other")},
+		{125, "is no NAME=IP", create("--subnet", "10.3.0.0/24", "--aux-address", "10.3.0.7", "other")},
 		{1, "is a pre-defined network and cannot be removed", []string{"network", "rm", "host"}},
 		{1, "endpoint with name a already exists in network web", []string{"network", "connect", "web", "a"}},
 
