@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 
 	"weft/bridge"
 	"weft/kernel"
@@ -50,7 +51,9 @@ func left(gone []record.PortBinding, published func() []bridge.Published) []brid
 	var out []bridge.Published
 	for _, b := range gone {
 		if !used[bound(b)] {
-			out = append(out, bridge.Published{Binding: b, Target: unspecified(b.HostAddr)})
+			for _, target := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} { // whichever it led to
+				out = append(out, bridge.Published{Binding: b, Target: target})
+			}
 		}
 	}
 	return out

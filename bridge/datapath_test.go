@@ -220,6 +220,7 @@ func dataPath6(t *testing.T, w *world) {
 	}
 	w.publish("::", 8080, "fd00:18::2", 9)
 	w.publish(self, 8081, "fd00:18::2", 9)
+	w.publish("::", 9, "172.18.0.2", 9) // what the host serves there stands for the proxy
 	w.apply()
 	for _, ns := range []string{a, b, c, d, e, f, g, w.host.NS, w.outside.NS} {
 		serve(t, ns)
@@ -235,6 +236,7 @@ func dataPath6(t *testing.T, w *world) {
 	doesNotReach(t, "the host's address in another network", a, "[fd00:19::1]:9")
 	doesNotReach(t, "from outside in", w.outside.NS, "[fd00:18::2]:9")
 	doesNotReach(t, "from an internal network out", d, "["+out+"]:9")
+	doesNotReach(t, "from an internal network to a proxied port", d, "[fd00:20::1]:9")
 	reaches(t, "published: from outside, with the client's address", w.outside.NS, "["+self+"]:8080", out)
 	reaches(t, "published: from the host itself", w.host.NS, "["+self+"]:8081", self)
 	reaches(t, "published: hairpin from the same sandbox", a, "["+self+"]:8080", "fd00:18::1")

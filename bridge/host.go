@@ -182,7 +182,15 @@ func subnets(n *record.Network) []netip.Prefix {
 // to change its address family.
 func (r hostRenderer) published(p Published) {
 	at, target := p.Binding.HostAddr.Unmap(), p.Target.Unmap()
-	if !at.IsValid() || !target.IsValid() || at.IsLoopback() || at.Is4() != target.Is4() {
+	if !at.IsValid() || !target.IsValid() || at.IsLoopback() {
+		return
+	}
+	if at.Is4() != target.Is4() {
+		set := proxySet
+		if at.Is6() {
+			set += "6"
+		}
+		r.element(set, kernel.SetService, fmt.Sprintf("%s %d", p.Binding.Proto, p.Binding.HostPort), "")
 		return
 	}
 	value := fmt.Sprintf("%s %d", target, p.Binding.Port)

@@ -17,8 +17,9 @@ const (
 	poolSet     = "pools"    // of every network
 	natSet      = "natted"   // pools whose packets leave with the host's address
 	vtepSet     = "vteps"
-	openMap     = "open"  // ports published on every address
-	boundMap    = "bound" // ports published on one
+	openMap     = "open"    // ports published on every address
+	boundMap    = "bound"   // ports published on one
+	proxySet    = "proxied" // ports that lead to another address family
 
 	portTable = "bridge weft"
 	guardSet  = "guarded" // ports of weft's bridges: no others are looked at
@@ -73,6 +74,7 @@ func hostRules(port uint16, tunnels, peers bool) kernel.Table {
 			{Name: vtepSet, Type: kernel.SetAddr}, {Name: vtepSet + "6", Type: kernel.SetAddr6},
 			{Name: talkSet, Type: kernel.SetTalk}, {Name: talkSet6, Type: kernel.SetTalk6},
 			{Name: openMap, Type: kernel.MapService}, {Name: openMap + "6", Type: kernel.MapService6}, {Name: boundMap, Type: kernel.MapDestService}, {Name: boundMap + "6", Type: kernel.MapDestService6},
+			{Name: proxySet, Type: kernel.SetService}, {Name: proxySet + "6", Type: kernel.SetService},
 		},
 		Chains: []kernel.Chain{
 			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules(port, peers)},
@@ -151,6 +153,8 @@ func inputRules(port uint16, tunnels bool) []kernel.Rule {
 		}
 	}
 	return append(out,
+		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), is(kernel.Family, "ipv4"), is(kernel.Service, "@"+proxySet)), // it would lead out
+		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), is(kernel.Family, "ipv6"), is(kernel.Service, "@"+proxySet+"6")),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, gate),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, not(is(kernel.DestAddr6, "fe80::/10")), gate6),
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr, "@"+poolSet), gate),

@@ -97,7 +97,7 @@ const (
 	Mark        Field = "meta mark"      // "0x10/0x10": value and mask
 	CTMark      Field = "ct mark"        // as Mark
 
-	Service      Field = "meta l4proto . th dport"             // "proto port"
+	Service      Field = "meta l4proto . th dport"             // "proto port", or SetService
 	DestService  Field = "ip daddr . meta l4proto . th dport"  // "ip proto port"
 	DestService6 Field = "ip6 daddr . meta l4proto . th dport" // "ip6 proto port"
 	Random       Field = "numgen random"                       // "number"; in By alone

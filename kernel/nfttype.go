@@ -32,6 +32,7 @@ const (
 	SetPort6     SetType = "name mac ip6"     //
 	SetTalk      SetType = "ip ip proto port" // 10.0.0.3 10.0.0.2 tcp 80: who asks, whom, for what
 	SetTalk6     SetType = "ip6 ip6 proto port"
+	SetService   SetType = "proto port" // tcp 8080
 
 	MapService      SetType = "proto port : ip port"      // tcp 8080 : 10.0.0.2 80
 	MapService6     SetType = "proto port : ip6 port"     //
@@ -42,7 +43,7 @@ const (
 )
 
 var setTypes = []SetType{
-	SetAddr, SetAddr6, SetPrefix, SetPrefix6, SetLink, SetLinks, SetLinkAddr, SetLinkAddr6, SetPort, SetPort6, SetTalk, SetTalk6,
+	SetAddr, SetAddr6, SetPrefix, SetPrefix6, SetLink, SetLinks, SetLinkAddr, SetLinkAddr6, SetPort, SetPort6, SetTalk, SetTalk6, SetService,
 	MapService, MapService6, MapDestService, MapDestService6, MapMember, MapMember6,
 }
 
