@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,7 +102,19 @@ func (m *member) unreachable(why error) error {
 	if errors.Is(why, store.ErrRefused) {
 		return fmt.Errorf("%w: %s; networks and sandboxes that exist go on", errNoStore, m.reason(why))
 	}
-	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name(), why)
+	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name(), oneLine(why))
+}
+
+// oneLine is an error's text without what it says twice. Joined errors have a line each, and a user is to read one sentence.
+func oneLine(err error) string {
+	var out []string
+	for l := range strings.Lines(err.Error()) {
+		l = strings.TrimSpace(l)
+		if !slices.ContainsFunc(out, func(o string) bool { return strings.Contains(o, l) }) {
+			out = append(out, l)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // errNoStore makes the API answer "unavailable".

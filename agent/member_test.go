@@ -266,3 +266,16 @@ func TestAMemberWaitsForItsEarlierSession(t *testing.T) {
 		}
 	})
 }
+
+func TestAnErrorOfTheStoreIsOneLine(t *testing.T) {
+	t.Parallel()
+	late := errors.New("outcome unknown (deadline exceeded)")
+	for want, err := range map[string]error{
+		"outcome unknown (deadline exceeded)":          errors.Join(late, errors.New("deadline exceeded")),
+		"outcome unknown (deadline exceeded); refused": errors.Join(late, errors.New("refused"), late),
+	} {
+		if got := oneLine(err); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
