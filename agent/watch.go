@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"weft/kernel"
 )
@@ -56,6 +57,9 @@ func (l *loop) hasLink(name string) bool {
 			if _, ok := s[kernel.Key{Kind: kind, NS: kernel.HostNS, Link: name}]; ok {
 				return true
 			}
+		}
+		if !strings.HasPrefix(name, "weft") { // no far end is in the host but an uplink's: a state can have tens of thousands of objects
+			continue
 		}
 		for _, o := range s {
 			if v, ok := o.Spec.(kernel.Veth); ok && v.Peer.NS == kernel.HostNS && v.Peer.Name == name {
