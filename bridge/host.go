@@ -37,7 +37,7 @@ func RenderHost(h Host) kernel.State {
 		return r.out
 	}
 	r.add(kernel.KindSysctl, "net/ipv4/ip_forward", "", kernel.Sysctl{Value: "1"})
-	r.add(kernel.KindTable, hostTable, "", hostRules(h.VXLANPort, len(h.Overlays) > 0, len(h.VTEPs) > 1))
+	r.add(kernel.KindTable, hostTable, "", hostRules())
 	r.add(kernel.KindTable, portTable, "", portRules())
 	for _, family := range []string{"ip", "ip6"} { // where Docker's chains would drop what these tables let pass
 		r.add(kernel.KindGuest, family+" filter DOCKER-USER", kernel.GuestName, kernel.Guest{Mark: Passed})
@@ -58,13 +58,25 @@ func RenderHost(h Host) kernel.State {
 	}
 	r.prefixes(natSet, natted)
 	r.prefixes(poolSet, h.Pools)
-	for _, a := range h.VTEPs {
-		r.addr(vtepSet, a)
-	}
+	r.tunnels(h)
 	for _, p := range h.Published {
 		r.published(p)
 	}
 	return r.out
+}
+
+// tunnels are whose packets are taken for a tunnel's, and what nobody here may send to another host's.
+func (r *hostRenderer) tunnels(h Host) {
+	at := fmt.Sprintf("udp %d", h.VXLANPort)
+	if len(h.Overlays) > 0 {
+		r.element(tunnelSet, kernel.SetService, at, "")
+	}
+	if len(h.VTEPs) > 1 {
+		r.element(peerSet, kernel.SetService, at, "")
+	}
+	for _, a := range h.VTEPs {
+		r.addr(vtepSet, a)
+	}
 }
 
 // Links are the names of the links by which the networks of a rendered host come into it, sorted.

@@ -17,6 +17,8 @@ const (
 	poolSet     = "pools"    // of every network
 	natSet      = "natted"   // pools whose packets leave with the host's address
 	vtepSet     = "vteps"
+	tunnelSet   = "tunnels" // the port of tunnels that end here: else Docker's swarm and others may have it
+	peerSet     = "peers"   // the port of tunnels of other hosts
 	openMap     = "open"    // ports published on every address
 	boundMap    = "bound"   // ports published on one
 	proxySet    = "proxied" // ports that lead to another address family
@@ -64,26 +66,26 @@ func passing(ms ...kernel.Match) kernel.Rule {
 	return r
 }
 
-// hostRules are for a cluster whose tunnels are at a UDP port: tunnels tells whether some end here, peers whether other hosts are in it.
-func hostRules(port uint16, tunnels, peers bool) kernel.Table {
+// hostRules are the same whatever networks are here: what differs is in the sets.
+func hostRules() kernel.Table {
 	return kernel.Table{
 		Sets: []kernel.Set{
 			{Name: linkSet, Type: kernel.SetLink}, {Name: internalSet, Type: kernel.SetLink}, {Name: insideSet, Type: kernel.SetLinks}, {Name: sameSet, Type: kernel.SetLinks},
 			{Name: gateSet, Type: kernel.SetLinkAddr}, {Name: gateSet + "6", Type: kernel.SetLinkAddr6},
 			{Name: poolSet, Type: kernel.SetPrefix}, {Name: poolSet + "6", Type: kernel.SetPrefix6}, {Name: natSet, Type: kernel.SetPrefix}, {Name: natSet + "6", Type: kernel.SetPrefix6},
-			{Name: vtepSet, Type: kernel.SetAddr}, {Name: vtepSet + "6", Type: kernel.SetAddr6},
+			{Name: tunnelSet, Type: kernel.SetService}, {Name: peerSet, Type: kernel.SetService}, {Name: vtepSet, Type: kernel.SetAddr}, {Name: vtepSet + "6", Type: kernel.SetAddr6},
 			{Name: talkSet, Type: kernel.SetTalk}, {Name: talkSet6, Type: kernel.SetTalk6},
 			{Name: openMap, Type: kernel.MapService}, {Name: openMap + "6", Type: kernel.MapService6}, {Name: boundMap, Type: kernel.MapDestService}, {Name: boundMap + "6", Type: kernel.MapDestService6},
 			{Name: proxySet, Type: kernel.SetService}, {Name: proxySet + "6", Type: kernel.SetService},
 		},
 		Chains: []kernel.Chain{
-			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules(port, peers)},
+			{Name: "forward", Type: "filter", Hook: "forward", Priority: -5, Rules: forwardRules()},
 			{Name: "pass", Rules: []kernel.Rule{{Verdict: kernel.SetMark, To: passMark}, {Verdict: kernel.Accept}}},
 			{Name: "docker", Rules: dockerRules()},
 			{Name: "passed", Type: "filter", Hook: "postrouting", Priority: -300, Rules: []kernel.Rule{
 				{If: []kernel.Match{is(kernel.Mark, passMark)}, Verdict: kernel.SetMark, To: fmt.Sprintf("0/%#x", Passed)},
 			}},
-			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: inputRules(port, tunnels)},
+			{Name: "input", Type: "filter", Hook: "input", Priority: -5, Rules: inputRules()},
 			{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -105, Rules: publishedRules()},
 			// What the host itself sends to its loopback addresses goes to the proxy, whose answers come from there.
 			{Name: "output", Type: "nat", Hook: "output", Priority: -105, Rules: append([]kernel.Rule{
@@ -101,8 +103,8 @@ func hostRules(port uint16, tunnels, peers bool) kernel.Table {
 
 // forwardRules: out to everywhere but other networks, in for what is published and for answers. What leaves masqueraded comes from a VTEP: the
 // other hosts, at each of their addresses, would take it for a tunnel's, of whatever network it says.
-func forwardRules(port uint16, peers bool) []kernel.Rule {
-	out := []kernel.Rule{
+func forwardRules() []kernel.Rule {
+	return []kernel.Rule{
 		{If: []kernel.Match{same, natted}, Verdict: kernel.SetMark, To: turnMark},
 		passing(is(kernel.InOut, "@"+insideSet)),
 		passing(is(kernel.Asked, "@"+talkSet)), passing(is(kernel.Answered, "@"+talkSet)),
@@ -117,16 +119,12 @@ func forwardRules(port uint16, peers bool) []kernel.Rule {
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr6, "@"+poolSet+"6")),
 		passing(outLinks, is(kernel.Established, "")),
 		rule(kernel.Drop, outLinks),
-	}
-	if peers {
-		out = append(out, rule(kernel.Drop, inLinks, is(kernel.UDPDest, fmt.Sprint(port))))
-	}
-	return append(out,
+		rule(kernel.Drop, inLinks, is(kernel.Service, "@"+peerSet)),
 		// Docker's own rules say what may get to its containers: what weft has marked would pass them by.
 		rule(kernel.Accept, inLinks, is(kernel.OutLink, "docker*")),
 		kernel.Rule{If: []kernel.Match{inLinks, is(kernel.OutLink, "br-*")}, Verdict: kernel.Jump, To: "docker"},
 		passing(inLinks),
-	)
+	}
 }
 
 // dockerRules tell bridges that are called as Docker calls them, br- and an ID in hexadecimal digits, from others' (br-lan).
@@ -140,26 +138,21 @@ func dockerRules() []kernel.Rule {
 
 // inputRules: the host is reached as others reach it, but not at the addresses that it has in other networks; from an internal network at the
 // gateway alone. Tunnel packets come from the cluster's hosts; a host without tunnels of weft's leaves the port to whoever else has it.
-func inputRules(port uint16, tunnels bool) []kernel.Rule {
+func inputRules() []kernel.Rule {
 	local := is(kernel.DestType, "local")
 	gate, gate6 := not(is(kernel.InDest, "@"+gateSet)), not(is(kernel.InDest6, "@"+gateSet+"6"))
-	var out []kernel.Rule
-	if tunnels { // else Docker's swarm and others may have the port
-		tunnel := is(kernel.UDPDest, fmt.Sprint(port))
-		out = []kernel.Rule{
-			rule(kernel.Drop, tunnel, inLinks),
-			rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr, "@"+vtepSet))),
-			rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr6, "@"+vtepSet+"6"))),
-		}
-	}
-	return append(out,
+	tunnel := is(kernel.Service, "@"+tunnelSet)
+	return []kernel.Rule{
+		rule(kernel.Drop, tunnel, inLinks),
+		rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr, "@"+vtepSet))),
+		rule(kernel.Drop, tunnel, not(is(kernel.SourceAddr6, "@"+vtepSet+"6"))),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), is(kernel.Family, "ipv4"), is(kernel.Service, "@"+proxySet)), // it would lead out
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), is(kernel.Family, "ipv6"), is(kernel.Service, "@"+proxySet+"6")),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, gate),
 		rule(kernel.Drop, is(kernel.InLink, "@"+internalSet), local, not(is(kernel.DestAddr6, "fe80::/10")), gate6),
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr, "@"+poolSet), gate),
 		rule(kernel.Drop, inLinks, is(kernel.DestAddr6, "@"+poolSet+"6"), gate6),
-	)
+	}
 }
 
 // publishedRules ask the maps: what is bound to one address comes first.
