@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -149,6 +150,18 @@ type monitor struct {
 	fds  []int // nil: closed
 }
 
+// quiet tells whether the kernel has said of the default network's bridge, to which nothing is connected, that it has no carrier: it does so a
+// moment after the bridge was made.
+func (h *host) quiet() error {
+	return h.Do(func() error {
+		l, err := netlink.LinkByName("weft0")
+		if err == nil && l.Attrs().OperState != netlink.OperDown {
+			err = fmt.Errorf("weft0 is %s", l.Attrs().OperState)
+		}
+		return err
+	})
+}
+
 func watch(t testing.TB, ns string) *monitor {
 	t.Helper()
 	m := &monitor{}
@@ -261,6 +274,7 @@ func TestAnAgentIsKilledAndNobodyNotices(t *testing.T) {
 	eventually(t, settle, func() error { return a.reaches(addrB) })
 
 	across, local, egress := a.flow(addrB), a2.flow(addrB), b.flow(c.lab.OutsideAddr().String())
+	eventually(t, settle, h2.quiet)
 	monitors := map[string]*monitor{"the host": watch(t, h2.Path), "sandbox b": watch(t, b.netns)}
 	for _, ns := range h2.networkSpaces() {
 		monitors["network namespace "+filepath.Base(ns)] = watch(t, ns)
