@@ -81,6 +81,7 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 			return "", err
 		}
 	}
+	a.awaitReleases(ctx, sc, id, n.ID, want)
 	for t := trialOf(want); ; {
 		err := a.attachOnce(ctx, as, id, n, want, t)
 		var lost *registry.AddrTakenError
