@@ -284,7 +284,9 @@ func (a *Agent) attachAgain(ctx context.Context, s *record.Sandbox, n *record.Ne
 	inDoubt := a.rebooted && a.member.standing().bound == 0 // it may have been cleared while it was away, and does not know yet
 	if !held || inDoubt || a.scopeOf(n.ID).joined() {
 		_, err := a.attach(ctx, s.ID, n, at)
-		return err
+		if !held || inDoubt || !errors.Is(err, store.ErrUnreachable) { // else it has just gone, and nobody knew yet
+			return err
+		}
 	}
 	now, ok := a.boxes.get(s.ID)
 	if !ok {

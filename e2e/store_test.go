@@ -121,6 +121,12 @@ func withoutStore(t *testing.T, c *cluster, off, on func()) {
 	for _, h := range c.hosts {
 		eventually(t, patience, func() error { return h.Joined(within(t, patience)) })
 	}
+	eventually(t, patience, func() error { // host2's next agent has released what the last one could not
+		if left := h1.weft("endpoint", "ls", "--filter", "network=web", "--format", "{{.Name}}"); strings.Contains(left, "gone") {
+			return fmt.Errorf("the store still has gone: %q", left)
+		}
+		return nil
+	})
 	again := h3.box("gone", "web").echo() // its name is free again
 	eventually(t, settle, func() error { return a.finds("gone", again.addr("web")) })
 	eventually(t, settle, func() error { return a.reaches(again.addr("web")) })

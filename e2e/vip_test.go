@@ -299,8 +299,8 @@ func (b *box) staysWhileMembersChange(vip string, m2 *box, fourth func() *box) {
 	stay("m1", "m3")
 }
 
-// hostLoss is until a host that has lost its power is known as lost: its session with the store ends.
-const hostLoss = patience
+// hostLoss is until a host that has lost its power is known as lost: its session with the store ends, with Consul after up to twice its time.
+const hostLoss = 2 * patience
 
 func TestVirtualAddressesGoWithTheirLastMember(t *testing.T) {
 	t.Parallel()
