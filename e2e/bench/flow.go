@@ -46,10 +46,22 @@ func connectHere(to netip.AddrPort, patience time.Duration) (int, error) {
 	if err := errors.Join(bound(fd, patience), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	if err := connect(fd, sockaddr(to)); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// connect goes on where a signal has interrupted it: a socket with a time limit is not restarted by the kernel (signal(7)).
+func connect(fd int, to unix.Sockaddr) error {
+	for {
+		switch err := unix.Connect(fd, to); {
+		case errors.Is(err, unix.EISCONN):
+			return nil
+		case !errors.Is(err, unix.EINTR):
+			return err
+		}
+	}
 }
 
 // bound lets no read, write, accept or connect wait for longer.

@@ -89,7 +89,10 @@ func (w way) connects(n int) (rate float64, err error) {
 	defer func() { _ = unix.Close(ln) }()
 	server := onThread(func() error {
 		for range n {
-			fd, _, err := unix.Accept4(ln, unix.SOCK_CLOEXEC)
+			fd, err := exchange(ln, nil, func(ln int, _ []byte) (int, error) {
+				fd, _, err := unix.Accept4(ln, unix.SOCK_CLOEXEC)
+				return fd, err
+			})
 			if err != nil {
 				return fmt.Errorf("accept along %s: %w", w.name, err)
 			}
