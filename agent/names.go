@@ -29,10 +29,7 @@ func (a *Agent) usable(ep *record.Endpoint) bool {
 		_, attached := s.Attachment(ep.Network)
 		return attached
 	}
-	if !a.member.joined() {
-		return true // nothing is known of others now: what was true stays so
-	}
-	return a.peers.Answers(a.follower.Picture(), ep.Host)
+	return a.answering(a.follower.Picture())(ep.Host)
 }
 
 // resolver is what the sandbox's resolver is to know.
