@@ -14,6 +14,7 @@ import (
 	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
+	"weft/port"
 	"weft/store/follow"
 	"weft/store/record"
 )
@@ -236,6 +237,15 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	return slices.Sorted(maps.Keys(due))
 }
 
+// servePort makes one port of a network that is there, or turns it.
+func (l *loop) servePort(ctx context.Context, v view, r request, n overlay.Network, p port.Port) error {
+	want, have := v.renderPort(n, p), l.have[r.network]
+	if r.turned {
+		return l.apply(ctx, r.network, kernel.Diff(want, routesOf(p, want, have)))
+	}
+	return l.apply(ctx, r.network, kernel.Missing(want, have))
+}
+
 // serve does what one request waits for: the one port where that is enough, else all of the network.
 func (l *loop) serve(ctx context.Context, v view, r request) error {
 	if r.ports != nil {
@@ -245,11 +255,12 @@ func (l *loop) serve(ctx context.Context, v view, r request) error {
 	if r.endpoint != "" && ok && l.built(r.network) && n.Record.Open() {
 		for _, p := range n.Ports {
 			if p.Endpoint.ID == r.endpoint {
-				want, have := v.renderPort(n, p), l.have[r.network]
-				if r.turned {
-					return l.apply(ctx, r.network, kernel.Diff(want, routesOf(p, want, have)))
+				err := l.servePort(ctx, v, r, n, p)
+				if err == nil || errors.Is(err, errLeaving) {
+					return err
 				}
-				return l.apply(ctx, r.network, kernel.Missing(want, have))
+				l.log.Debug("a port could not be made alone; reading again what is there", "network", record.ShortID(r.network), "error", err)
+				l.readAll(ctx, v)
 			}
 		}
 	}
