@@ -46,7 +46,8 @@ func (h *host) awaitLife(name string, as func(lifeView) bool) lifeView {
 	return v
 }
 
-func runs(v lifeView) bool { return v.State.Status == "running" }
+// runs: one whose process has ended and is not dealt with yet has no process ID.
+func runs(v lifeView) bool { return v.State.Status == "running" && v.State.Pid != 0 }
 
 // A sandbox gets another name, in DNS on all hosts as well; a name that is taken anywhere is refused, and nothing has changed then.
 func TestASandboxIsRenamed(t *testing.T) {
