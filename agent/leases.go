@@ -24,7 +24,7 @@ import (
 // and its own note leaves that one address in the plugin's books: the protocol has no way to ask for what was given.
 type leases struct {
 	leasesConfig
-	wake chan struct{} // size 1
+	*passes
 
 	mu        sync.Mutex // guards what follows; never held across I/O
 	held      map[string]journal.Lease
@@ -32,9 +32,6 @@ type leases struct {
 	busy      map[record.EndpointID]int // attaches under way: what they have been given is not looked at
 	claims    map[record.NetworkID]bool // creations and removals under way
 	open      map[string]*plugin
-	asked     uint64
-	passes    uint64
-	changed   chan struct{}
 	said      map[string]bool // plugins that were said to be away
 }
 
@@ -66,8 +63,8 @@ const leaseEvery = 30 * time.Second
 // newLeases reads what the last life had.
 func newLeases(ctx context.Context, cfg leasesConfig) (*leases, error) {
 	l := &leases{
-		leasesConfig: cfg, wake: make(chan struct{}, 1), held: map[string]journal.Lease{}, returning: map[string]bool{}, busy: map[record.EndpointID]int{},
-		claims: map[record.NetworkID]bool{}, open: map[string]*plugin{}, changed: make(chan struct{}), said: map[string]bool{},
+		leasesConfig: cfg, passes: newPasses(), held: map[string]journal.Lease{}, returning: map[string]bool{}, busy: map[record.EndpointID]int{},
+		claims: map[record.NetworkID]bool{}, open: map[string]*plugin{}, said: map[string]bool{},
 	}
 	all, err := cfg.journal.Leases(ctx)
 	if err != nil {
@@ -79,37 +76,12 @@ func newLeases(ctx context.Context, cfg leasesConfig) (*leases, error) {
 	return l, nil
 }
 
-// kick asks for a pass.
-func (l *leases) kick() uint64 {
-	l.mu.Lock()
-	l.asked++
-	n := l.asked
-	l.mu.Unlock()
-	signal(l.wake)
-	return n
-}
-
 // flush asks for a pass and waits for its end, at most flushTimeout: what is asked of the plugin next finds the release done.
 func (l *leases) flush(ctx context.Context) {
 	if l.idle() {
 		return
 	}
-	n := l.kick()
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	for {
-		l.mu.Lock()
-		done, changed := l.passes >= n, l.changed
-		l.mu.Unlock()
-		if done {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
+	l.await(ctx, l.kick(), func() bool { return true })
 }
 
 // idle tells that this host has nothing of any plugin.
@@ -129,15 +101,7 @@ func (l *leases) run(ctx context.Context) {
 		case <-l.wake:
 		}
 		every = l.clock.After(leaseEvery)
-		l.mu.Lock()
-		serves := l.asked
-		l.mu.Unlock()
-		l.pass(ctx)
-		l.mu.Lock()
-		l.passes = serves
-		close(l.changed)
-		l.changed = make(chan struct{})
-		l.mu.Unlock()
+		l.do(func() { l.pass(ctx) })
 	}
 }
 

@@ -19,12 +19,9 @@ import (
 // and then. Where the store is away it does nothing, and nothing is lost: what it has to do follows from the journal.
 type publisher struct {
 	publisherConfig
-	wake chan struct{} // size 1
+	*passes
 
-	mu        sync.Mutex // guards what follows
-	passes    uint64     // finished
-	asked     uint64     // the pass that serves what was asked last
-	changed   chan struct{}
+	mu        sync.Mutex                // guards what follows
 	confirmed map[record.SandboxID]bool // attachments that the journal still calls intents
 	busy      map[record.NetworkID]bool // being removed by a call of this agent
 
@@ -51,7 +48,7 @@ const (
 
 func newPublisher(cfg publisherConfig) *publisher {
 	p := &publisher{
-		publisherConfig: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{}), confirmed: map[record.SandboxID]bool{},
+		publisherConfig: cfg, passes: newPasses(), confirmed: map[record.SandboxID]bool{},
 		busy: map[record.NetworkID]bool{}, inherited: map[record.EndpointID]record.SandboxID{},
 	}
 	for _, s := range cfg.boxes.snapshot() {
@@ -64,35 +61,10 @@ func newPublisher(cfg publisherConfig) *publisher {
 	return p
 }
 
-// kick asks for a pass.
-func (p *publisher) kick() uint64 {
-	p.mu.Lock()
-	p.asked++
-	n := p.asked
-	p.mu.Unlock()
-	signal(p.wake)
-	return n
-}
-
 // flush asks for a pass and waits for its end where the store can be reached, at most flushTimeout: what follows on another host then
 // finds the release done.
 func (p *publisher) flush(ctx context.Context) {
-	n := p.kick()
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	for p.joined() {
-		p.mu.Lock()
-		done, changed := p.passes >= n, p.changed
-		p.mu.Unlock()
-		if done {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
+	p.await(ctx, p.kick(), p.joined)
 }
 
 // confirm notes that an attachment of a sandbox is no intent any more; the journal hears of it with the next pass.
@@ -116,21 +88,15 @@ func (p *publisher) run(ctx context.Context) {
 			every = p.clock.After(publishEvery)
 		case <-p.wake:
 		}
-		p.mu.Lock()
-		serves := p.asked
-		p.mu.Unlock()
-		if err := p.pass(ctx); err != nil && ctx.Err() == nil {
-			p.log.Warn("the store has not heard all of this host's changes; trying again", "error", err)
-			every = p.clock.After(tidyEvery)
-		}
-		if p.unsettled() {
-			every = p.clock.After(settleEvery)
-		}
-		p.mu.Lock()
-		p.passes = serves
-		close(p.changed)
-		p.changed = make(chan struct{})
-		p.mu.Unlock()
+		p.do(func() {
+			if err := p.pass(ctx); err != nil && ctx.Err() == nil {
+				p.log.Warn("the store has not heard all of this host's changes; trying again", "error", err)
+				every = p.clock.After(tidyEvery)
+			}
+			if p.unsettled() {
+				every = p.clock.After(settleEvery)
+			}
+		})
 	}
 }
 
