@@ -15,6 +15,7 @@ import (
 	"weft/agent/about"
 	"weft/agent/api"
 	"weft/agent/dockerd"
+	"weft/agent/event"
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/agent/sandbox"
@@ -62,6 +63,7 @@ type Agent struct {
 	leases    *leases
 	loop      *loop
 	losses    losses
+	events    *event.Log
 
 	underlay underlay
 	started  time.Time
@@ -102,7 +104,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), events: event.New(log, clock.Now), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
 	err = a.live(ctx)
 	return errors.Join(err, k.Close())
 }

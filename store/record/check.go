@@ -137,7 +137,7 @@ func (c *checker) checkMeta(e store.Entry) {
 		if r, _ := c.meta.Cleared(EndpointID(id)); r.Endpoint != EndpointID(id) {
 			c.say(e, RuleReadable, doDelete, "it is about endpoint %s", r.Endpoint)
 		}
-	case dir == "moves", e.Key == ClusterKey(), e.Key == PoolsGenKey():
+	case dir == "moves", e.Key == ClusterKey(), e.Key == AuthorityKey(), e.Key == PoolsGenKey():
 	default:
 		c.say(e, RuleForeign, doForeign, "weft knows no such key")
 	}

@@ -12,24 +12,25 @@ import (
 
 // metaPart is the picture of partition meta. It is small, so a change copies its maps whole.
 type metaPart struct {
-	cluster  *Cluster
-	networks map[NetworkID]*Network
-	hosts    map[HostID]*Host
-	fences   map[HostID]*Fence
-	names    map[string]NetworkID // claims, folded
-	vnis     map[uint32]NetworkID
-	vteps    map[netip.Addr]HostID
-	move     *Move
-	replies  map[HostID]*MoveReply
-	cleared  map[EndpointID]*Cleared
-	revs     map[string]store.Rev // by key name, for compare-revision
+	cluster   *Cluster
+	networks  map[NetworkID]*Network
+	hosts     map[HostID]*Host
+	fences    map[HostID]*Fence
+	names     map[string]NetworkID // claims, folded
+	vnis      map[uint32]NetworkID
+	vteps     map[netip.Addr]HostID
+	move      *Move
+	replies   map[HostID]*MoveReply
+	cleared   map[EndpointID]*Cleared
+	authority *Authority
+	revs      map[string]store.Rev // by key name, for compare-revision
 }
 
 func (m metaPart) apply(b store.Batch, bad *badEdit) metaPart {
 	next := metaPart{
 		cluster: m.cluster, networks: clone(m.networks), hosts: clone(m.hosts), fences: clone(m.fences),
 		names: clone(m.names), vnis: clone(m.vnis), vteps: clone(m.vteps), revs: clone(m.revs),
-		move: m.move, replies: clone(m.replies), cleared: clone(m.cleared),
+		move: m.move, replies: clone(m.replies), cleared: clone(m.cleared), authority: m.authority,
 	}
 	for _, k := range b.Dels {
 		bad.set(k, next.del(k.Name))
@@ -55,6 +56,8 @@ func (m *metaPart) put(name string, value []byte) error {
 	switch dir {
 	case "cluster":
 		return take(value, &Cluster{}, func(r *Cluster) { m.cluster = r })
+	case authorityName:
+		return take(value, &Authority{}, func(r *Authority) { m.authority = r })
 	case "networks":
 		return take(value, &Network{}, func(r *Network) { m.networks[NetworkID(id)] = r })
 	case "hosts":
@@ -100,6 +103,8 @@ func (m *metaPart) del(name string) error {
 	switch dir {
 	case "cluster":
 		m.cluster = nil
+	case authorityName:
+		m.authority = nil
 	case "networks":
 		delete(m.networks, NetworkID(id))
 	case "hosts":

@@ -115,6 +115,7 @@ type Host struct {
 	Routes      []Route    `json:"routes,omitempty"` // prefixes the host routes elsewhere than into weft
 	MTU         int        `json:"mtu"`              // of the underlay
 	Started     time.Time  `json:"started"`
+	PublicKey   string     `json:"public_key,omitempty"` // SHA-256 of the public key of its certificate, hex; "": it has none
 	extra       extra
 }
 

@@ -1325,6 +1325,7 @@ type Endpoint struct {
 	Gateway       string                 `protobuf:"bytes,16,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	VipAliases    []string               `protobuf:"bytes,17,rep,name=vip_aliases,json=vipAliases,proto3" json:"vip_aliases,omitempty"`
 	Gateway6      string                 `protobuf:"bytes,18,opt,name=gateway6,proto3" json:"gateway6,omitempty"`
+	Stale         string                 `protobuf:"bytes,19,opt,name=stale,proto3" json:"stale,omitempty"` // why it is stale; "": it is not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1481,6 +1482,13 @@ func (x *Endpoint) GetVipAliases() []string {
 func (x *Endpoint) GetGateway6() string {
 	if x != nil {
 		return x.Gateway6
+	}
+	return ""
+}
+
+func (x *Endpoint) GetStale() string {
+	if x != nil {
+		return x.Stale
 	}
 	return ""
 }
@@ -3913,6 +3921,7 @@ func (x *InspectSandboxResponse) GetSandbox() *Sandbox {
 type ListEndpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filters       []*Filter              `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	Stale         bool                   `protobuf:"varint,2,opt,name=stale,proto3" json:"stale,omitempty"` // only those whose sandbox or host is gone: their hosts are asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3952,6 +3961,13 @@ func (x *ListEndpointsRequest) GetFilters() []*Filter {
 		return x.Filters
 	}
 	return nil
+}
+
+func (x *ListEndpointsRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type ListEndpointsResponse struct {
@@ -4014,7 +4030,7 @@ type Host struct {
 	Vtep          string                 `protobuf:"bytes,4,opt,name=vtep,proto3" json:"vtep,omitempty"`
 	Incarnation   uint64                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // alive, lost, unknown
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // alive, detached, lost, unknown
 	Self          bool                   `protobuf:"varint,8,opt,name=self,proto3" json:"self,omitempty"`
 	Started       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started,proto3" json:"started,omitempty"`
 	Mtu           int32                  `protobuf:"varint,10,opt,name=mtu,proto3" json:"mtu,omitempty"`
@@ -4130,6 +4146,752 @@ func (x *Host) GetNotes() []string {
 	return nil
 }
 
+// Path is how one host reaches another.
+type Path struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // ok, no-agent, no-tunnel, black-hole, unknown
+	Rtt           *durationpb.Duration   `protobuf:"bytes,4,opt,name=rtt,proto3" json:"rtt,omitempty"`     // through the tunnel; unset where it is not known
+	Mtu           int32                  `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`    // that passes the tunnel, inner; 0: not known
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	Age           *durationpb.Duration   `protobuf:"bytes,7,opt,name=age,proto3" json:"age,omitempty"` // of this knowledge
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Path) Reset() {
+	*x = Path{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Path) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Path) ProtoMessage() {}
+
+func (x *Path) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Path.ProtoReflect.Descriptor instead.
+func (*Path) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *Path) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *Path) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Path) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Path) GetRtt() *durationpb.Duration {
+	if x != nil {
+		return x.Rtt
+	}
+	return nil
+}
+
+func (x *Path) GetMtu() int32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Path) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Path) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+type InspectHostRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectHostRequest) Reset() {
+	*x = InspectHostRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectHostRequest) ProtoMessage() {}
+
+func (x *InspectHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectHostRequest.ProtoReflect.Descriptor instead.
+func (*InspectHostRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *InspectHostRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type InspectHostResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Host            *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Paths           []*Path                `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"` // from the host that was asked, which is this one where it can be asked
+	Endpoints       []*Endpoint            `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	UnknownNetworks []string               `protobuf:"bytes,4,rep,name=unknown_networks,json=unknownNetworks,proto3" json:"unknown_networks,omitempty"`
+	Routes          []string               `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`           // PREFIX via LINK
+	Certificate     string                 `protobuf:"bytes,6,opt,name=certificate,proto3" json:"certificate,omitempty"` // until when it is good, in words; "": it has none
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *InspectHostResponse) Reset() {
+	*x = InspectHostResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectHostResponse) ProtoMessage() {}
+
+func (x *InspectHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectHostResponse.ProtoReflect.Descriptor instead.
+func (*InspectHostResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *InspectHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *InspectHostResponse) GetPaths() []*Path {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *InspectHostResponse) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *InspectHostResponse) GetUnknownNetworks() []string {
+	if x != nil {
+		return x.UnknownNetworks
+	}
+	return nil
+}
+
+func (x *InspectHostResponse) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *InspectHostResponse) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+type RemoveHostRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Live          bool                   `protobuf:"varint,2,opt,name=live,proto3" json:"live,omitempty"` // also one that is alive
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostRequest) Reset() {
+	*x = RemoveHostRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostRequest) ProtoMessage() {}
+
+func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *RemoveHostRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *RemoveHostRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+type RemoveHostResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Endpoints     uint32                 `protobuf:"varint,3,opt,name=endpoints,proto3" json:"endpoints,omitempty"` // that were cleared
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHostResponse) Reset() {
+	*x = RemoveHostResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHostResponse) ProtoMessage() {}
+
+func (x *RemoveHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHostResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHostResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *RemoveHostResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemoveHostResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveHostResponse) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+type EventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`     // unset: from now on
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`     // unset: without end
+	Filters       []*Filter              `protobuf:"bytes,3,rep,name=filters,proto3" json:"filters,omitempty"` // type, event, host, network, endpoint, container
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *EventsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *EventsRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *EventsRequest) GetFilters() []*Filter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+// Event has Docker's shape: type and action, whom it is about, and what else is to be said.
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"` // of the host that tells it
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"` // network, endpoint, container, host, store
+	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	Attributes    map[string]string      `protobuf:"bytes,5,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // name, host, network, reason, …
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *Event) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Event) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Event) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Event) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Event) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type DoctorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Quick         bool                   `protobuf:"varint,1,opt,name=quick,proto3" json:"quick,omitempty"` // without what waits for probes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *DoctorRequest) GetQuick() bool {
+	if x != nil {
+		return x.Quick
+	}
+	return false
+}
+
+type DoctorProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checking      string                 `protobuf:"bytes,1,opt,name=checking,proto3" json:"checking,omitempty"` // what is being looked at now, in words
+	Check         *Check                 `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`       // one that has ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorProgress) Reset() {
+	*x = DoctorProgress{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorProgress) ProtoMessage() {}
+
+func (x *DoctorProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorProgress.ProtoReflect.Descriptor instead.
+func (*DoctorProgress) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *DoctorProgress) GetChecking() string {
+	if x != nil {
+		return x.Checking
+	}
+	return ""
+}
+
+func (x *DoctorProgress) GetCheck() *Check {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+type Check struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // a word for scripts, such as store, clock, tunnel
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // what it is about: a host, a network, …; "" for this host
+	Status        string                 `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`   // ok, warning, error, skipped
+	Finding       string                 `protobuf:"bytes,4,opt,name=finding,proto3" json:"finding,omitempty"` // what was seen
+	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`   // what to do; "" where all is well
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Check) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Check) GetFinding() string {
+	if x != nil {
+		return x.Finding
+	}
+	return ""
+}
+
+func (x *Check) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type CreateTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ttl           *durationpb.Duration   `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenRequest) Reset() {
+	*x = CreateTokenRequest{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenRequest) ProtoMessage() {}
+
+func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *CreateTokenRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type CreateTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Join          string                 `protobuf:"bytes,3,opt,name=join,proto3" json:"join,omitempty"` // HOST:PORT to join at
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenResponse) Reset() {
+	*x = CreateTokenResponse{}
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenResponse) ProtoMessage() {}
+
+func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
+func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *CreateTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *CreateTokenResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *CreateTokenResponse) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
 type ListHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4138,7 +4900,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4912,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[55]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4925,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 type ListHostsResponse struct {
@@ -4175,7 +4937,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4187,7 +4949,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[56]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4200,7 +4962,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -4218,7 +4980,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4992,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[57]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +5005,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 type VersionResponse struct {
@@ -4263,7 +5025,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +5037,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[58]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +5050,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4364,7 +5126,7 @@ type WaitAppliedRequest struct {
 
 func (x *WaitAppliedRequest) Reset() {
 	*x = WaitAppliedRequest{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4376,7 +5138,7 @@ func (x *WaitAppliedRequest) String() string {
 func (*WaitAppliedRequest) ProtoMessage() {}
 
 func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[59]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4389,7 +5151,7 @@ func (x *WaitAppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedRequest.ProtoReflect.Descriptor instead.
 func (*WaitAppliedRequest) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WaitAppliedRequest) GetPartition() string {
@@ -4414,7 +5176,7 @@ type WaitAppliedResponse struct {
 
 func (x *WaitAppliedResponse) Reset() {
 	*x = WaitAppliedResponse{}
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4426,7 +5188,7 @@ func (x *WaitAppliedResponse) String() string {
 func (*WaitAppliedResponse) ProtoMessage() {}
 
 func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_weft_v1_admin_proto_msgTypes[60]
+	mi := &file_proto_weft_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4439,7 +5201,7 @@ func (x *WaitAppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitAppliedResponse.ProtoReflect.Descriptor instead.
 func (*WaitAppliedResponse) Descriptor() ([]byte, []int) {
-	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_proto_weft_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 var File_proto_weft_v1_admin_proto protoreflect.FileDescriptor
@@ -4590,7 +5352,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12\x12\n" +
 	"\x04live\x18\x04 \x01(\bR\x04live\"\x14\n" +
-	"\x12DisconnectResponse\"\xf5\x03\n" +
+	"\x12DisconnectResponse\"\x8b\x04\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -4614,7 +5376,8 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\agateway\x18\x10 \x01(\tR\agateway\x12\x1f\n" +
 	"\vvip_aliases\x18\x11 \x03(\tR\n" +
 	"vipAliases\x12\x1a\n" +
-	"\bgateway6\x18\x12 \x01(\tR\bgateway6\"\xa5\x01\n" +
+	"\bgateway6\x18\x12 \x01(\tR\bgateway6\x12\x14\n" +
+	"\x05stale\x18\x13 \x01(\tR\x05stale\"\xa5\x01\n" +
 	"\bPortSpec\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1d\n" +
@@ -4815,9 +5578,10 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x15InspectSandboxRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"D\n" +
 	"\x16InspectSandboxResponse\x12*\n" +
-	"\asandbox\x18\x01 \x01(\v2\x10.weft.v1.SandboxR\asandbox\"A\n" +
+	"\asandbox\x18\x01 \x01(\v2\x10.weft.v1.SandboxR\asandbox\"W\n" +
 	"\x14ListEndpointsRequest\x12)\n" +
-	"\afilters\x18\x01 \x03(\v2\x0f.weft.v1.FilterR\afilters\"s\n" +
+	"\afilters\x18\x01 \x03(\v2\x0f.weft.v1.FilterR\afilters\x12\x14\n" +
+	"\x05stale\x18\x02 \x01(\bR\x05stale\"s\n" +
 	"\x15ListEndpointsResponse\x12/\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x11.weft.v1.EndpointR\tendpoints\x12)\n" +
 	"\x10unknown_networks\x18\x02 \x03(\tR\x0funknownNetworks\"\xa0\x02\n" +
@@ -4833,7 +5597,63 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\astarted\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x10\n" +
 	"\x03mtu\x18\n" +
 	" \x01(\x05R\x03mtu\x12\x14\n" +
-	"\x05notes\x18\v \x03(\tR\x05notes\"\x12\n" +
+	"\x05notes\x18\v \x03(\tR\x05notes\"\xc7\x01\n" +
+	"\x04Path\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12+\n" +
+	"\x03rtt\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\x05R\x03mtu\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\x12+\n" +
+	"\x03age\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03age\"&\n" +
+	"\x12InspectHostRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\xf3\x01\n" +
+	"\x13InspectHostResponse\x12!\n" +
+	"\x04host\x18\x01 \x01(\v2\r.weft.v1.HostR\x04host\x12#\n" +
+	"\x05paths\x18\x02 \x03(\v2\r.weft.v1.PathR\x05paths\x12/\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x11.weft.v1.EndpointR\tendpoints\x12)\n" +
+	"\x10unknown_networks\x18\x04 \x03(\tR\x0funknownNetworks\x12\x16\n" +
+	"\x06routes\x18\x05 \x03(\tR\x06routes\x12 \n" +
+	"\vcertificate\x18\x06 \x01(\tR\vcertificate\"9\n" +
+	"\x11RemoveHostRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04live\x18\x02 \x01(\bR\x04live\"V\n" +
+	"\x12RemoveHostResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tendpoints\x18\x03 \x01(\rR\tendpoints\"\x9e\x01\n" +
+	"\rEventsRequest\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12)\n" +
+	"\afilters\x18\x03 \x03(\v2\x0f.weft.v1.FilterR\afilters\"\xf2\x01\n" +
+	"\x05Event\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12>\n" +
+	"\n" +
+	"attributes\x18\x05 \x03(\v2\x1e.weft.v1.Event.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"%\n" +
+	"\rDoctorRequest\x12\x14\n" +
+	"\x05quick\x18\x01 \x01(\bR\x05quick\"R\n" +
+	"\x0eDoctorProgress\x12\x1a\n" +
+	"\bchecking\x18\x01 \x01(\tR\bchecking\x12$\n" +
+	"\x05check\x18\x02 \x01(\v2\x0e.weft.v1.CheckR\x05check\"\x7f\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06status\x18\x03 \x01(\tR\x06status\x12\x18\n" +
+	"\afinding\x18\x04 \x01(\tR\afinding\x12\x16\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"A\n" +
+	"\x12CreateTokenRequest\x12+\n" +
+	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"u\n" +
+	"\x13CreateTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x12\n" +
+	"\x04join\x18\x03 \x01(\tR\x04join\"\x12\n" +
 	"\x10ListHostsRequest\"8\n" +
 	"\x11ListHostsResponse\x12#\n" +
 	"\x05hosts\x18\x01 \x03(\v2\r.weft.v1.HostR\x05hosts\"\x10\n" +
@@ -4877,10 +5697,16 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x0eInspectSandbox\x12\x1e.weft.v1.InspectSandboxRequest\x1a\x1f.weft.v1.InspectSandboxResponse\x12Q\n" +
 	"\x0eRestartSandbox\x12\x1e.weft.v1.RestartSandboxRequest\x1a\x1f.weft.v1.RestartSandboxResponse\x12N\n" +
 	"\rRenameSandbox\x12\x1d.weft.v1.RenameSandboxRequest\x1a\x1e.weft.v1.RenameSandboxResponse\x125\n" +
-	"\x04Logs\x12\x14.weft.v1.LogsRequest\x1a\x15.weft.v1.LogsResponse0\x012\xa5\x02\n" +
+	"\x04Logs\x12\x14.weft.v1.LogsRequest\x1a\x15.weft.v1.LogsResponse0\x012\xf1\x04\n" +
 	"\aCluster\x12N\n" +
 	"\rListEndpoints\x12\x1d.weft.v1.ListEndpointsRequest\x1a\x1e.weft.v1.ListEndpointsResponse\x12B\n" +
-	"\tListHosts\x12\x19.weft.v1.ListHostsRequest\x1a\x1a.weft.v1.ListHostsResponse\x12<\n" +
+	"\tListHosts\x12\x19.weft.v1.ListHostsRequest\x1a\x1a.weft.v1.ListHostsResponse\x12H\n" +
+	"\vInspectHost\x12\x1b.weft.v1.InspectHostRequest\x1a\x1c.weft.v1.InspectHostResponse\x12E\n" +
+	"\n" +
+	"RemoveHost\x12\x1a.weft.v1.RemoveHostRequest\x1a\x1b.weft.v1.RemoveHostResponse\x122\n" +
+	"\x06Events\x12\x16.weft.v1.EventsRequest\x1a\x0e.weft.v1.Event0\x01\x12;\n" +
+	"\x06Doctor\x12\x16.weft.v1.DoctorRequest\x1a\x17.weft.v1.DoctorProgress0\x01\x12H\n" +
+	"\vCreateToken\x12\x1b.weft.v1.CreateTokenRequest\x1a\x1c.weft.v1.CreateTokenResponse\x12<\n" +
 	"\aVersion\x12\x17.weft.v1.VersionRequest\x1a\x18.weft.v1.VersionResponse\x12H\n" +
 	"\vWaitApplied\x12\x1b.weft.v1.WaitAppliedRequest\x1a\x1c.weft.v1.WaitAppliedResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
 
@@ -4896,7 +5722,7 @@ func file_proto_weft_v1_admin_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_admin_proto_rawDescData
 }
 
-var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_proto_weft_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*Pool)(nil),                   // 0: weft.v1.Pool
 	(*CreateNetworkRequest)(nil),   // 1: weft.v1.CreateNetworkRequest
@@ -4953,37 +5779,50 @@ var file_proto_weft_v1_admin_proto_goTypes = []any{
 	(*ListEndpointsRequest)(nil),   // 52: weft.v1.ListEndpointsRequest
 	(*ListEndpointsResponse)(nil),  // 53: weft.v1.ListEndpointsResponse
 	(*Host)(nil),                   // 54: weft.v1.Host
-	(*ListHostsRequest)(nil),       // 55: weft.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 56: weft.v1.ListHostsResponse
-	(*VersionRequest)(nil),         // 57: weft.v1.VersionRequest
-	(*VersionResponse)(nil),        // 58: weft.v1.VersionResponse
-	(*WaitAppliedRequest)(nil),     // 59: weft.v1.WaitAppliedRequest
-	(*WaitAppliedResponse)(nil),    // 60: weft.v1.WaitAppliedResponse
-	nil,                            // 61: weft.v1.Pool.AuxAddressesEntry
-	nil,                            // 62: weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	nil,                            // 63: weft.v1.CreateNetworkRequest.OptionsEntry
-	nil,                            // 64: weft.v1.CreateNetworkRequest.LabelsEntry
-	nil,                            // 65: weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                            // 66: weft.v1.Network.OptionsEntry
-	nil,                            // 67: weft.v1.Network.LabelsEntry
-	nil,                            // 68: weft.v1.Network.IpamOptionsEntry
-	nil,                            // 69: weft.v1.Attachment.DriverOptionsEntry
-	nil,                            // 70: weft.v1.CreateSandboxRequest.LabelsEntry
-	nil,                            // 71: weft.v1.Sandbox.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 72: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 73: google.protobuf.Duration
+	(*Path)(nil),                   // 55: weft.v1.Path
+	(*InspectHostRequest)(nil),     // 56: weft.v1.InspectHostRequest
+	(*InspectHostResponse)(nil),    // 57: weft.v1.InspectHostResponse
+	(*RemoveHostRequest)(nil),      // 58: weft.v1.RemoveHostRequest
+	(*RemoveHostResponse)(nil),     // 59: weft.v1.RemoveHostResponse
+	(*EventsRequest)(nil),          // 60: weft.v1.EventsRequest
+	(*Event)(nil),                  // 61: weft.v1.Event
+	(*DoctorRequest)(nil),          // 62: weft.v1.DoctorRequest
+	(*DoctorProgress)(nil),         // 63: weft.v1.DoctorProgress
+	(*Check)(nil),                  // 64: weft.v1.Check
+	(*CreateTokenRequest)(nil),     // 65: weft.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),    // 66: weft.v1.CreateTokenResponse
+	(*ListHostsRequest)(nil),       // 67: weft.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 68: weft.v1.ListHostsResponse
+	(*VersionRequest)(nil),         // 69: weft.v1.VersionRequest
+	(*VersionResponse)(nil),        // 70: weft.v1.VersionResponse
+	(*WaitAppliedRequest)(nil),     // 71: weft.v1.WaitAppliedRequest
+	(*WaitAppliedResponse)(nil),    // 72: weft.v1.WaitAppliedResponse
+	nil,                            // 73: weft.v1.Pool.AuxAddressesEntry
+	nil,                            // 74: weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	nil,                            // 75: weft.v1.CreateNetworkRequest.OptionsEntry
+	nil,                            // 76: weft.v1.CreateNetworkRequest.LabelsEntry
+	nil,                            // 77: weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                            // 78: weft.v1.Network.OptionsEntry
+	nil,                            // 79: weft.v1.Network.LabelsEntry
+	nil,                            // 80: weft.v1.Network.IpamOptionsEntry
+	nil,                            // 81: weft.v1.Attachment.DriverOptionsEntry
+	nil,                            // 82: weft.v1.CreateSandboxRequest.LabelsEntry
+	nil,                            // 83: weft.v1.Sandbox.LabelsEntry
+	nil,                            // 84: weft.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 85: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 86: google.protobuf.Duration
 }
 var file_proto_weft_v1_admin_proto_depIdxs = []int32{
-	61, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
-	62, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
-	63, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
-	64, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
-	65, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
-	72, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
+	73, // 0: weft.v1.Pool.aux_addresses:type_name -> weft.v1.Pool.AuxAddressesEntry
+	74, // 1: weft.v1.CreateNetworkRequest.aux_addresses:type_name -> weft.v1.CreateNetworkRequest.AuxAddressesEntry
+	75, // 2: weft.v1.CreateNetworkRequest.options:type_name -> weft.v1.CreateNetworkRequest.OptionsEntry
+	76, // 3: weft.v1.CreateNetworkRequest.labels:type_name -> weft.v1.CreateNetworkRequest.LabelsEntry
+	77, // 4: weft.v1.CreateNetworkRequest.ipam_options:type_name -> weft.v1.CreateNetworkRequest.IpamOptionsEntry
+	85, // 5: weft.v1.Network.created:type_name -> google.protobuf.Timestamp
 	0,  // 6: weft.v1.Network.pools:type_name -> weft.v1.Pool
-	66, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
-	67, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
-	68, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
+	78, // 7: weft.v1.Network.options:type_name -> weft.v1.Network.OptionsEntry
+	79, // 8: weft.v1.Network.labels:type_name -> weft.v1.Network.LabelsEntry
+	80, // 9: weft.v1.Network.ipam_options:type_name -> weft.v1.Network.IpamOptionsEntry
 	4,  // 10: weft.v1.ListNetworksRequest.filters:type_name -> weft.v1.Filter
 	3,  // 11: weft.v1.ListNetworksResponse.networks:type_name -> weft.v1.Network
 	3,  // 12: weft.v1.InspectNetworkResponse.network:type_name -> weft.v1.Network
@@ -4991,38 +5830,38 @@ var file_proto_weft_v1_admin_proto_depIdxs = []int32{
 	54, // 14: weft.v1.InspectNetworkResponse.peers:type_name -> weft.v1.Host
 	9,  // 15: weft.v1.InspectNetworkResponse.virtual_addresses:type_name -> weft.v1.VirtualAddress
 	12, // 16: weft.v1.Attachment.links:type_name -> weft.v1.Link
-	69, // 17: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
+	81, // 17: weft.v1.Attachment.driver_options:type_name -> weft.v1.Attachment.DriverOptionsEntry
 	13, // 18: weft.v1.ConnectRequest.attachment:type_name -> weft.v1.Attachment
 	12, // 19: weft.v1.Endpoint.links:type_name -> weft.v1.Link
 	13, // 20: weft.v1.CreateSandboxRequest.attachments:type_name -> weft.v1.Attachment
-	70, // 21: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
+	82, // 21: weft.v1.CreateSandboxRequest.labels:type_name -> weft.v1.CreateSandboxRequest.LabelsEntry
 	19, // 22: weft.v1.CreateSandboxRequest.ports:type_name -> weft.v1.PortSpec
 	19, // 23: weft.v1.CreateSandboxRequest.expose:type_name -> weft.v1.PortSpec
 	21, // 24: weft.v1.CreateSandboxRequest.restart:type_name -> weft.v1.RestartPolicy
-	73, // 25: weft.v1.CreateSandboxRequest.stop_timeout:type_name -> google.protobuf.Duration
+	86, // 25: weft.v1.CreateSandboxRequest.stop_timeout:type_name -> google.protobuf.Duration
 	26, // 26: weft.v1.ExecStart.size:type_name -> weft.v1.WindowSize
 	26, // 27: weft.v1.AttachStart.size:type_name -> weft.v1.WindowSize
 	28, // 28: weft.v1.StreamInput.attach:type_name -> weft.v1.AttachStart
 	27, // 29: weft.v1.StreamInput.exec:type_name -> weft.v1.ExecStart
 	26, // 30: weft.v1.StreamInput.resize:type_name -> weft.v1.WindowSize
 	31, // 31: weft.v1.StreamOutput.exit:type_name -> weft.v1.Exit
-	73, // 32: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	86, // 32: weft.v1.StopSandboxRequest.timeout:type_name -> google.protobuf.Duration
 	31, // 33: weft.v1.WaitSandboxResponse.exit:type_name -> weft.v1.Exit
-	73, // 34: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	72, // 35: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	72, // 36: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	72, // 37: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	72, // 38: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	72, // 39: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
-	72, // 40: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
+	86, // 34: weft.v1.RestartSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	85, // 35: weft.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	85, // 36: weft.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	85, // 37: weft.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	85, // 38: weft.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	85, // 39: weft.v1.Sandbox.started:type_name -> google.protobuf.Timestamp
+	85, // 40: weft.v1.Sandbox.finished:type_name -> google.protobuf.Timestamp
 	31, // 41: weft.v1.Sandbox.exit:type_name -> weft.v1.Exit
 	47, // 42: weft.v1.Sandbox.endpoints:type_name -> weft.v1.EndpointSettings
-	71, // 43: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
+	83, // 43: weft.v1.Sandbox.labels:type_name -> weft.v1.Sandbox.LabelsEntry
 	19, // 44: weft.v1.Sandbox.ports:type_name -> weft.v1.PortSpec
 	19, // 45: weft.v1.Sandbox.expose:type_name -> weft.v1.PortSpec
 	20, // 46: weft.v1.Sandbox.published:type_name -> weft.v1.PortBinding
 	21, // 47: weft.v1.Sandbox.restart:type_name -> weft.v1.RestartPolicy
-	73, // 48: weft.v1.Sandbox.stop_timeout:type_name -> google.protobuf.Duration
+	86, // 48: weft.v1.Sandbox.stop_timeout:type_name -> google.protobuf.Duration
 	13, // 49: weft.v1.EndpointSettings.requested:type_name -> weft.v1.Attachment
 	18, // 50: weft.v1.EndpointSettings.endpoint:type_name -> weft.v1.Endpoint
 	4,  // 51: weft.v1.ListSandboxesRequest.filters:type_name -> weft.v1.Filter
@@ -5030,59 +5869,82 @@ var file_proto_weft_v1_admin_proto_depIdxs = []int32{
 	46, // 53: weft.v1.InspectSandboxResponse.sandbox:type_name -> weft.v1.Sandbox
 	4,  // 54: weft.v1.ListEndpointsRequest.filters:type_name -> weft.v1.Filter
 	18, // 55: weft.v1.ListEndpointsResponse.endpoints:type_name -> weft.v1.Endpoint
-	72, // 56: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
-	54, // 57: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
-	1,  // 58: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
-	5,  // 59: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
-	7,  // 60: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
-	10, // 61: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
-	14, // 62: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
-	16, // 63: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
-	22, // 64: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
-	24, // 65: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
-	29, // 66: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
-	29, // 67: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
-	32, // 68: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
-	34, // 69: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
-	36, // 70: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
-	38, // 71: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
-	48, // 72: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
-	50, // 73: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
-	40, // 74: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
-	42, // 75: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
-	44, // 76: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
-	52, // 77: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
-	55, // 78: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
-	57, // 79: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
-	59, // 80: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
-	2,  // 81: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
-	6,  // 82: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
-	8,  // 83: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
-	11, // 84: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
-	15, // 85: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
-	17, // 86: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
-	23, // 87: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
-	25, // 88: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
-	30, // 89: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
-	30, // 90: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
-	33, // 91: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
-	35, // 92: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
-	37, // 93: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
-	39, // 94: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
-	49, // 95: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
-	51, // 96: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
-	41, // 97: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
-	43, // 98: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
-	45, // 99: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
-	53, // 100: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
-	56, // 101: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
-	58, // 102: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
-	60, // 103: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
-	81, // [81:104] is the sub-list for method output_type
-	58, // [58:81] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	85, // 56: weft.v1.Host.started:type_name -> google.protobuf.Timestamp
+	86, // 57: weft.v1.Path.rtt:type_name -> google.protobuf.Duration
+	86, // 58: weft.v1.Path.age:type_name -> google.protobuf.Duration
+	54, // 59: weft.v1.InspectHostResponse.host:type_name -> weft.v1.Host
+	55, // 60: weft.v1.InspectHostResponse.paths:type_name -> weft.v1.Path
+	18, // 61: weft.v1.InspectHostResponse.endpoints:type_name -> weft.v1.Endpoint
+	85, // 62: weft.v1.EventsRequest.since:type_name -> google.protobuf.Timestamp
+	85, // 63: weft.v1.EventsRequest.until:type_name -> google.protobuf.Timestamp
+	4,  // 64: weft.v1.EventsRequest.filters:type_name -> weft.v1.Filter
+	85, // 65: weft.v1.Event.time:type_name -> google.protobuf.Timestamp
+	84, // 66: weft.v1.Event.attributes:type_name -> weft.v1.Event.AttributesEntry
+	64, // 67: weft.v1.DoctorProgress.check:type_name -> weft.v1.Check
+	86, // 68: weft.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	85, // 69: weft.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	54, // 70: weft.v1.ListHostsResponse.hosts:type_name -> weft.v1.Host
+	1,  // 71: weft.v1.Networks.CreateNetwork:input_type -> weft.v1.CreateNetworkRequest
+	5,  // 72: weft.v1.Networks.ListNetworks:input_type -> weft.v1.ListNetworksRequest
+	7,  // 73: weft.v1.Networks.InspectNetwork:input_type -> weft.v1.InspectNetworkRequest
+	10, // 74: weft.v1.Networks.RemoveNetwork:input_type -> weft.v1.RemoveNetworkRequest
+	14, // 75: weft.v1.Networks.Connect:input_type -> weft.v1.ConnectRequest
+	16, // 76: weft.v1.Networks.Disconnect:input_type -> weft.v1.DisconnectRequest
+	22, // 77: weft.v1.Sandboxes.CreateSandbox:input_type -> weft.v1.CreateSandboxRequest
+	24, // 78: weft.v1.Sandboxes.StartSandbox:input_type -> weft.v1.StartSandboxRequest
+	29, // 79: weft.v1.Sandboxes.AttachSandbox:input_type -> weft.v1.StreamInput
+	29, // 80: weft.v1.Sandboxes.Exec:input_type -> weft.v1.StreamInput
+	32, // 81: weft.v1.Sandboxes.StopSandbox:input_type -> weft.v1.StopSandboxRequest
+	34, // 82: weft.v1.Sandboxes.SignalSandbox:input_type -> weft.v1.SignalSandboxRequest
+	36, // 83: weft.v1.Sandboxes.WaitSandbox:input_type -> weft.v1.WaitSandboxRequest
+	38, // 84: weft.v1.Sandboxes.RemoveSandbox:input_type -> weft.v1.RemoveSandboxRequest
+	48, // 85: weft.v1.Sandboxes.ListSandboxes:input_type -> weft.v1.ListSandboxesRequest
+	50, // 86: weft.v1.Sandboxes.InspectSandbox:input_type -> weft.v1.InspectSandboxRequest
+	40, // 87: weft.v1.Sandboxes.RestartSandbox:input_type -> weft.v1.RestartSandboxRequest
+	42, // 88: weft.v1.Sandboxes.RenameSandbox:input_type -> weft.v1.RenameSandboxRequest
+	44, // 89: weft.v1.Sandboxes.Logs:input_type -> weft.v1.LogsRequest
+	52, // 90: weft.v1.Cluster.ListEndpoints:input_type -> weft.v1.ListEndpointsRequest
+	67, // 91: weft.v1.Cluster.ListHosts:input_type -> weft.v1.ListHostsRequest
+	56, // 92: weft.v1.Cluster.InspectHost:input_type -> weft.v1.InspectHostRequest
+	58, // 93: weft.v1.Cluster.RemoveHost:input_type -> weft.v1.RemoveHostRequest
+	60, // 94: weft.v1.Cluster.Events:input_type -> weft.v1.EventsRequest
+	62, // 95: weft.v1.Cluster.Doctor:input_type -> weft.v1.DoctorRequest
+	65, // 96: weft.v1.Cluster.CreateToken:input_type -> weft.v1.CreateTokenRequest
+	69, // 97: weft.v1.Cluster.Version:input_type -> weft.v1.VersionRequest
+	71, // 98: weft.v1.Cluster.WaitApplied:input_type -> weft.v1.WaitAppliedRequest
+	2,  // 99: weft.v1.Networks.CreateNetwork:output_type -> weft.v1.CreateNetworkResponse
+	6,  // 100: weft.v1.Networks.ListNetworks:output_type -> weft.v1.ListNetworksResponse
+	8,  // 101: weft.v1.Networks.InspectNetwork:output_type -> weft.v1.InspectNetworkResponse
+	11, // 102: weft.v1.Networks.RemoveNetwork:output_type -> weft.v1.RemoveNetworkResponse
+	15, // 103: weft.v1.Networks.Connect:output_type -> weft.v1.ConnectResponse
+	17, // 104: weft.v1.Networks.Disconnect:output_type -> weft.v1.DisconnectResponse
+	23, // 105: weft.v1.Sandboxes.CreateSandbox:output_type -> weft.v1.CreateSandboxResponse
+	25, // 106: weft.v1.Sandboxes.StartSandbox:output_type -> weft.v1.StartSandboxResponse
+	30, // 107: weft.v1.Sandboxes.AttachSandbox:output_type -> weft.v1.StreamOutput
+	30, // 108: weft.v1.Sandboxes.Exec:output_type -> weft.v1.StreamOutput
+	33, // 109: weft.v1.Sandboxes.StopSandbox:output_type -> weft.v1.StopSandboxResponse
+	35, // 110: weft.v1.Sandboxes.SignalSandbox:output_type -> weft.v1.SignalSandboxResponse
+	37, // 111: weft.v1.Sandboxes.WaitSandbox:output_type -> weft.v1.WaitSandboxResponse
+	39, // 112: weft.v1.Sandboxes.RemoveSandbox:output_type -> weft.v1.RemoveSandboxResponse
+	49, // 113: weft.v1.Sandboxes.ListSandboxes:output_type -> weft.v1.ListSandboxesResponse
+	51, // 114: weft.v1.Sandboxes.InspectSandbox:output_type -> weft.v1.InspectSandboxResponse
+	41, // 115: weft.v1.Sandboxes.RestartSandbox:output_type -> weft.v1.RestartSandboxResponse
+	43, // 116: weft.v1.Sandboxes.RenameSandbox:output_type -> weft.v1.RenameSandboxResponse
+	45, // 117: weft.v1.Sandboxes.Logs:output_type -> weft.v1.LogsResponse
+	53, // 118: weft.v1.Cluster.ListEndpoints:output_type -> weft.v1.ListEndpointsResponse
+	68, // 119: weft.v1.Cluster.ListHosts:output_type -> weft.v1.ListHostsResponse
+	57, // 120: weft.v1.Cluster.InspectHost:output_type -> weft.v1.InspectHostResponse
+	59, // 121: weft.v1.Cluster.RemoveHost:output_type -> weft.v1.RemoveHostResponse
+	61, // 122: weft.v1.Cluster.Events:output_type -> weft.v1.Event
+	63, // 123: weft.v1.Cluster.Doctor:output_type -> weft.v1.DoctorProgress
+	66, // 124: weft.v1.Cluster.CreateToken:output_type -> weft.v1.CreateTokenResponse
+	70, // 125: weft.v1.Cluster.Version:output_type -> weft.v1.VersionResponse
+	72, // 126: weft.v1.Cluster.WaitApplied:output_type -> weft.v1.WaitAppliedResponse
+	99, // [99:127] is the sub-list for method output_type
+	71, // [71:99] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_proto_weft_v1_admin_proto_init() }
@@ -5110,7 +5972,7 @@ func file_proto_weft_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_admin_proto_rawDesc), len(file_proto_weft_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

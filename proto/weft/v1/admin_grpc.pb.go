@@ -879,6 +879,11 @@ var Sandboxes_ServiceDesc = grpc.ServiceDesc{
 const (
 	Cluster_ListEndpoints_FullMethodName = "/weft.v1.Cluster/ListEndpoints"
 	Cluster_ListHosts_FullMethodName     = "/weft.v1.Cluster/ListHosts"
+	Cluster_InspectHost_FullMethodName   = "/weft.v1.Cluster/InspectHost"
+	Cluster_RemoveHost_FullMethodName    = "/weft.v1.Cluster/RemoveHost"
+	Cluster_Events_FullMethodName        = "/weft.v1.Cluster/Events"
+	Cluster_Doctor_FullMethodName        = "/weft.v1.Cluster/Doctor"
+	Cluster_CreateToken_FullMethodName   = "/weft.v1.Cluster/CreateToken"
 	Cluster_Version_FullMethodName       = "/weft.v1.Cluster/Version"
 	Cluster_WaitApplied_FullMethodName   = "/weft.v1.Cluster/WaitApplied"
 )
@@ -889,6 +894,15 @@ const (
 type ClusterClient interface {
 	ListEndpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error)
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
+	InspectHost(ctx context.Context, in *InspectHostRequest, opts ...grpc.CallOption) (*InspectHostResponse, error)
+	// RemoveHost takes a host that is gone out of the cluster, with all its records.
+	RemoveHost(ctx context.Context, in *RemoveHostRequest, opts ...grpc.CallOption) (*RemoveHostResponse, error)
+	// Events gives what has happened since a time, and then what happens, until the caller ends it or until is reached.
+	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// Doctor examines this host and its paths to others: each check as it ends, then the report's end.
+	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorProgress], error)
+	// CreateToken makes a word that lets a host join the cluster.
+	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 	// Returns when this host has applied, to kernel and names, everything that the given revision of a partition holds.
 	// Partition "" waits for this host's first full sync.
@@ -923,6 +937,74 @@ func (c *clusterClient) ListHosts(ctx context.Context, in *ListHostsRequest, opt
 	return out, nil
 }
 
+func (c *clusterClient) InspectHost(ctx context.Context, in *InspectHostRequest, opts ...grpc.CallOption) (*InspectHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InspectHostResponse)
+	err := c.cc.Invoke(ctx, Cluster_InspectHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RemoveHost(ctx context.Context, in *RemoveHostRequest, opts ...grpc.CallOption) (*RemoveHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveHostResponse)
+	err := c.cc.Invoke(ctx, Cluster_RemoveHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Cluster_ServiceDesc.Streams[0], Cluster_Events_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EventsRequest, Event]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_EventsClient = grpc.ServerStreamingClient[Event]
+
+func (c *clusterClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DoctorProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Cluster_ServiceDesc.Streams[1], Cluster_Doctor_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DoctorRequest, DoctorProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_DoctorClient = grpc.ServerStreamingClient[DoctorProgress]
+
+func (c *clusterClient) CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateTokenResponse)
+	err := c.cc.Invoke(ctx, Cluster_CreateToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VersionResponse)
@@ -949,6 +1031,15 @@ func (c *clusterClient) WaitApplied(ctx context.Context, in *WaitAppliedRequest,
 type ClusterServer interface {
 	ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error)
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
+	InspectHost(context.Context, *InspectHostRequest) (*InspectHostResponse, error)
+	// RemoveHost takes a host that is gone out of the cluster, with all its records.
+	RemoveHost(context.Context, *RemoveHostRequest) (*RemoveHostResponse, error)
+	// Events gives what has happened since a time, and then what happens, until the caller ends it or until is reached.
+	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
+	// Doctor examines this host and its paths to others: each check as it ends, then the report's end.
+	Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorProgress]) error
+	// CreateToken makes a word that lets a host join the cluster.
+	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// Returns when this host has applied, to kernel and names, everything that the given revision of a partition holds.
 	// Partition "" waits for this host's first full sync.
@@ -968,6 +1059,21 @@ func (UnimplementedClusterServer) ListEndpoints(context.Context, *ListEndpointsR
 }
 func (UnimplementedClusterServer) ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHosts not implemented")
+}
+func (UnimplementedClusterServer) InspectHost(context.Context, *InspectHostRequest) (*InspectHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InspectHost not implemented")
+}
+func (UnimplementedClusterServer) RemoveHost(context.Context, *RemoveHostRequest) (*RemoveHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveHost not implemented")
+}
+func (UnimplementedClusterServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
+	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedClusterServer) Doctor(*DoctorRequest, grpc.ServerStreamingServer[DoctorProgress]) error {
+	return status.Error(codes.Unimplemented, "method Doctor not implemented")
+}
+func (UnimplementedClusterServer) CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateToken not implemented")
 }
 func (UnimplementedClusterServer) Version(context.Context, *VersionRequest) (*VersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Version not implemented")
@@ -1032,6 +1138,82 @@ func _Cluster_ListHosts_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_InspectHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InspectHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).InspectHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_InspectHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).InspectHost(ctx, req.(*InspectHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RemoveHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RemoveHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RemoveHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RemoveHost(ctx, req.(*RemoveHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServer).Events(m, &grpc.GenericServerStream[EventsRequest, Event]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_EventsServer = grpc.ServerStreamingServer[Event]
+
+func _Cluster_Doctor_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DoctorRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServer).Doctor(m, &grpc.GenericServerStream[DoctorRequest, DoctorProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_DoctorServer = grpc.ServerStreamingServer[DoctorProgress]
+
+func _Cluster_CreateToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CreateToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CreateToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CreateToken(ctx, req.(*CreateTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_Version_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(VersionRequest)
 	if err := dec(in); err != nil {
@@ -1084,6 +1266,18 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Cluster_ListHosts_Handler,
 		},
 		{
+			MethodName: "InspectHost",
+			Handler:    _Cluster_InspectHost_Handler,
+		},
+		{
+			MethodName: "RemoveHost",
+			Handler:    _Cluster_RemoveHost_Handler,
+		},
+		{
+			MethodName: "CreateToken",
+			Handler:    _Cluster_CreateToken_Handler,
+		},
+		{
 			MethodName: "Version",
 			Handler:    _Cluster_Version_Handler,
 		},
@@ -1092,6 +1286,17 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Cluster_WaitApplied_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Events",
+			Handler:       _Cluster_Events_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Doctor",
+			Handler:       _Cluster_Doctor_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "proto/weft/v1/admin.proto",
 }

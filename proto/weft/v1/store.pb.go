@@ -1004,6 +1004,150 @@ func (x *AbortMigrationResponse) GetWarning() string {
 	return ""
 }
 
+type ReseedStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only say what would be done
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`                 // also where the store holds another cluster
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReseedStoreRequest) Reset() {
+	*x = ReseedStoreRequest{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReseedStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReseedStoreRequest) ProtoMessage() {}
+
+func (x *ReseedStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReseedStoreRequest.ProtoReflect.Descriptor instead.
+func (*ReseedStoreRequest) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReseedStoreRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReseedStoreRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ReseedStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Networks      uint64                 `protobuf:"varint,2,opt,name=networks,proto3" json:"networks,omitempty"` // put back
+	Hosts         uint64                 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	Endpoints     uint64                 `protobuf:"varint,4,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Same          uint64                 `protobuf:"varint,5,opt,name=same,proto3" json:"same,omitempty"`      // that were there
+	Skipped       []string               `protobuf:"bytes,6,rep,name=skipped,proto3" json:"skipped,omitempty"` // what could not be put back, and why
+	Pending       []string               `protobuf:"bytes,7,rep,name=pending,proto3" json:"pending,omitempty"` // hosts that are to put back what is their own, and have not yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReseedStoreResponse) Reset() {
+	*x = ReseedStoreResponse{}
+	mi := &file_proto_weft_v1_store_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReseedStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReseedStoreResponse) ProtoMessage() {}
+
+func (x *ReseedStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_weft_v1_store_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReseedStoreResponse.ProtoReflect.Descriptor instead.
+func (*ReseedStoreResponse) Descriptor() ([]byte, []int) {
+	return file_proto_weft_v1_store_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReseedStoreResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *ReseedStoreResponse) GetNetworks() uint64 {
+	if x != nil {
+		return x.Networks
+	}
+	return 0
+}
+
+func (x *ReseedStoreResponse) GetHosts() uint64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *ReseedStoreResponse) GetEndpoints() uint64 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *ReseedStoreResponse) GetSame() uint64 {
+	if x != nil {
+		return x.Same
+	}
+	return 0
+}
+
+func (x *ReseedStoreResponse) GetSkipped() []string {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *ReseedStoreResponse) GetPending() []string {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
 var File_proto_weft_v1_store_proto protoreflect.FileDescriptor
 
 const file_proto_weft_v1_store_proto_rawDesc = "" +
@@ -1088,14 +1232,27 @@ const file_proto_weft_v1_store_proto_rawDesc = "" +
 	"\x15AbortMigrationRequest\"B\n" +
 	"\x16AbortMigrationResponse\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\x12\x18\n" +
-	"\awarning\x18\x02 \x01(\tR\awarning2\xc7\x03\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\"C\n" +
+	"\x12ReseedStoreRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xcc\x01\n" +
+	"\x13ReseedStoreResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1a\n" +
+	"\bnetworks\x18\x02 \x01(\x04R\bnetworks\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x04R\x05hosts\x12\x1c\n" +
+	"\tendpoints\x18\x04 \x01(\x04R\tendpoints\x12\x12\n" +
+	"\x04same\x18\x05 \x01(\x04R\x04same\x12\x18\n" +
+	"\askipped\x18\x06 \x03(\tR\askipped\x12\x18\n" +
+	"\apending\x18\a \x03(\tR\apending2\x91\x04\n" +
 	"\x06Stores\x12H\n" +
 	"\vStoreStatus\x12\x1b.weft.v1.StoreStatusRequest\x1a\x1c.weft.v1.StoreStatusResponse\x12E\n" +
 	"\n" +
 	"CheckStore\x12\x1a.weft.v1.CheckStoreRequest\x1a\x1b.weft.v1.CheckStoreResponse\x12B\n" +
 	"\vBackupStore\x12\x1b.weft.v1.BackupStoreRequest\x1a\x14.weft.v1.BackupChunk0\x01\x12F\n" +
 	"\fRestoreStore\x12\x15.weft.v1.RestoreChunk\x1a\x1d.weft.v1.RestoreStoreResponse(\x01\x12M\n" +
-	"\fMigrateStore\x12\x1c.weft.v1.MigrateStoreRequest\x1a\x1d.weft.v1.MigrateStoreProgress0\x01\x12Q\n" +
+	"\fMigrateStore\x12\x1c.weft.v1.MigrateStoreRequest\x1a\x1d.weft.v1.MigrateStoreProgress0\x01\x12H\n" +
+	"\vReseedStore\x12\x1b.weft.v1.ReseedStoreRequest\x1a\x1c.weft.v1.ReseedStoreResponse\x12Q\n" +
 	"\x0eAbortMigration\x12\x1e.weft.v1.AbortMigrationRequest\x1a\x1f.weft.v1.AbortMigrationResponseB\x1bZ\x19weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
@@ -1110,7 +1267,7 @@ func file_proto_weft_v1_store_proto_rawDescGZIP() []byte {
 	return file_proto_weft_v1_store_proto_rawDescData
 }
 
-var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_proto_weft_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_proto_weft_v1_store_proto_goTypes = []any{
 	(*StoreStatusRequest)(nil),     // 0: weft.v1.StoreStatusRequest
 	(*StoreStatusResponse)(nil),    // 1: weft.v1.StoreStatusResponse
@@ -1127,36 +1284,40 @@ var file_proto_weft_v1_store_proto_goTypes = []any{
 	(*MigrateStoreResult)(nil),     // 12: weft.v1.MigrateStoreResult
 	(*AbortMigrationRequest)(nil),  // 13: weft.v1.AbortMigrationRequest
 	(*AbortMigrationResponse)(nil), // 14: weft.v1.AbortMigrationResponse
-	nil,                            // 15: weft.v1.MigrateStoreRequest.OptsEntry
-	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
+	(*ReseedStoreRequest)(nil),     // 15: weft.v1.ReseedStoreRequest
+	(*ReseedStoreResponse)(nil),    // 16: weft.v1.ReseedStoreResponse
+	nil,                            // 17: weft.v1.MigrateStoreRequest.OptsEntry
+	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
 }
 var file_proto_weft_v1_store_proto_depIdxs = []int32{
-	16, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
-	16, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
-	16, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
-	17, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
+	18, // 0: weft.v1.StoreStatusResponse.latency:type_name -> google.protobuf.Duration
+	18, // 1: weft.v1.StoreStatusResponse.session_ttl:type_name -> google.protobuf.Duration
+	18, // 2: weft.v1.StoreStatusResponse.session_bound:type_name -> google.protobuf.Duration
+	19, // 3: weft.v1.StoreStatusResponse.since:type_name -> google.protobuf.Timestamp
 	4,  // 4: weft.v1.CheckStoreResponse.findings:type_name -> weft.v1.Finding
 	8,  // 5: weft.v1.RestoreChunk.start:type_name -> weft.v1.RestoreStart
-	17, // 6: weft.v1.RestoreStoreResponse.time:type_name -> google.protobuf.Timestamp
+	19, // 6: weft.v1.RestoreStoreResponse.time:type_name -> google.protobuf.Timestamp
 	4,  // 7: weft.v1.RestoreStoreResponse.findings:type_name -> weft.v1.Finding
-	15, // 8: weft.v1.MigrateStoreRequest.opts:type_name -> weft.v1.MigrateStoreRequest.OptsEntry
+	17, // 8: weft.v1.MigrateStoreRequest.opts:type_name -> weft.v1.MigrateStoreRequest.OptsEntry
 	12, // 9: weft.v1.MigrateStoreProgress.done:type_name -> weft.v1.MigrateStoreResult
-	16, // 10: weft.v1.MigrateStoreResult.pause:type_name -> google.protobuf.Duration
+	18, // 10: weft.v1.MigrateStoreResult.pause:type_name -> google.protobuf.Duration
 	0,  // 11: weft.v1.Stores.StoreStatus:input_type -> weft.v1.StoreStatusRequest
 	2,  // 12: weft.v1.Stores.CheckStore:input_type -> weft.v1.CheckStoreRequest
 	5,  // 13: weft.v1.Stores.BackupStore:input_type -> weft.v1.BackupStoreRequest
 	7,  // 14: weft.v1.Stores.RestoreStore:input_type -> weft.v1.RestoreChunk
 	10, // 15: weft.v1.Stores.MigrateStore:input_type -> weft.v1.MigrateStoreRequest
-	13, // 16: weft.v1.Stores.AbortMigration:input_type -> weft.v1.AbortMigrationRequest
-	1,  // 17: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
-	3,  // 18: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
-	6,  // 19: weft.v1.Stores.BackupStore:output_type -> weft.v1.BackupChunk
-	9,  // 20: weft.v1.Stores.RestoreStore:output_type -> weft.v1.RestoreStoreResponse
-	11, // 21: weft.v1.Stores.MigrateStore:output_type -> weft.v1.MigrateStoreProgress
-	14, // 22: weft.v1.Stores.AbortMigration:output_type -> weft.v1.AbortMigrationResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
+	15, // 16: weft.v1.Stores.ReseedStore:input_type -> weft.v1.ReseedStoreRequest
+	13, // 17: weft.v1.Stores.AbortMigration:input_type -> weft.v1.AbortMigrationRequest
+	1,  // 18: weft.v1.Stores.StoreStatus:output_type -> weft.v1.StoreStatusResponse
+	3,  // 19: weft.v1.Stores.CheckStore:output_type -> weft.v1.CheckStoreResponse
+	6,  // 20: weft.v1.Stores.BackupStore:output_type -> weft.v1.BackupChunk
+	9,  // 21: weft.v1.Stores.RestoreStore:output_type -> weft.v1.RestoreStoreResponse
+	11, // 22: weft.v1.Stores.MigrateStore:output_type -> weft.v1.MigrateStoreProgress
+	16, // 23: weft.v1.Stores.ReseedStore:output_type -> weft.v1.ReseedStoreResponse
+	14, // 24: weft.v1.Stores.AbortMigration:output_type -> weft.v1.AbortMigrationResponse
+	18, // [18:25] is the sub-list for method output_type
+	11, // [11:18] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1177,7 +1338,7 @@ func file_proto_weft_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_weft_v1_store_proto_rawDesc), len(file_proto_weft_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

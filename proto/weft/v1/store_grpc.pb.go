@@ -26,6 +26,7 @@ const (
 	Stores_BackupStore_FullMethodName    = "/weft.v1.Stores/BackupStore"
 	Stores_RestoreStore_FullMethodName   = "/weft.v1.Stores/RestoreStore"
 	Stores_MigrateStore_FullMethodName   = "/weft.v1.Stores/MigrateStore"
+	Stores_ReseedStore_FullMethodName    = "/weft.v1.Stores/ReseedStore"
 	Stores_AbortMigration_FullMethodName = "/weft.v1.Stores/AbortMigration"
 )
 
@@ -45,6 +46,8 @@ type StoresClient interface {
 	// Moves the records to another store while the agents run. A call that is cancelled before the end undoes what it has done.
 	MigrateStore(ctx context.Context, in *MigrateStoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MigrateStoreProgress], error)
 	// Ends a move that has not come to its end: everything goes on in the old store.
+	// ReseedStore puts back what this host knows into a store that has lost its records or is older than they are.
+	ReseedStore(ctx context.Context, in *ReseedStoreRequest, opts ...grpc.CallOption) (*ReseedStoreResponse, error)
 	AbortMigration(ctx context.Context, in *AbortMigrationRequest, opts ...grpc.CallOption) (*AbortMigrationResponse, error)
 }
 
@@ -127,6 +130,16 @@ func (c *storesClient) MigrateStore(ctx context.Context, in *MigrateStoreRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Stores_MigrateStoreClient = grpc.ServerStreamingClient[MigrateStoreProgress]
 
+func (c *storesClient) ReseedStore(ctx context.Context, in *ReseedStoreRequest, opts ...grpc.CallOption) (*ReseedStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReseedStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_ReseedStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *storesClient) AbortMigration(ctx context.Context, in *AbortMigrationRequest, opts ...grpc.CallOption) (*AbortMigrationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AbortMigrationResponse)
@@ -153,6 +166,8 @@ type StoresServer interface {
 	// Moves the records to another store while the agents run. A call that is cancelled before the end undoes what it has done.
 	MigrateStore(*MigrateStoreRequest, grpc.ServerStreamingServer[MigrateStoreProgress]) error
 	// Ends a move that has not come to its end: everything goes on in the old store.
+	// ReseedStore puts back what this host knows into a store that has lost its records or is older than they are.
+	ReseedStore(context.Context, *ReseedStoreRequest) (*ReseedStoreResponse, error)
 	AbortMigration(context.Context, *AbortMigrationRequest) (*AbortMigrationResponse, error)
 	mustEmbedUnimplementedStoresServer()
 }
@@ -178,6 +193,9 @@ func (UnimplementedStoresServer) RestoreStore(grpc.ClientStreamingServer[Restore
 }
 func (UnimplementedStoresServer) MigrateStore(*MigrateStoreRequest, grpc.ServerStreamingServer[MigrateStoreProgress]) error {
 	return status.Error(codes.Unimplemented, "method MigrateStore not implemented")
+}
+func (UnimplementedStoresServer) ReseedStore(context.Context, *ReseedStoreRequest) (*ReseedStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReseedStore not implemented")
 }
 func (UnimplementedStoresServer) AbortMigration(context.Context, *AbortMigrationRequest) (*AbortMigrationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AbortMigration not implemented")
@@ -268,6 +286,24 @@ func _Stores_MigrateStore_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Stores_MigrateStoreServer = grpc.ServerStreamingServer[MigrateStoreProgress]
 
+func _Stores_ReseedStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReseedStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).ReseedStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_ReseedStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).ReseedStore(ctx, req.(*ReseedStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Stores_AbortMigration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AbortMigrationRequest)
 	if err := dec(in); err != nil {
@@ -300,6 +336,10 @@ var Stores_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CheckStore",
 			Handler:    _Stores_CheckStore_Handler,
+		},
+		{
+			MethodName: "ReseedStore",
+			Handler:    _Stores_ReseedStore_Handler,
 		},
 		{
 			MethodName: "AbortMigration",
