@@ -17,6 +17,7 @@ import (
 	"weft/agent/dockerd"
 	"weft/agent/event"
 	"weft/agent/journal"
+	"weft/agent/peer"
 	"weft/agent/registry"
 	"weft/agent/sandbox"
 	"weft/bridge"
@@ -36,7 +37,8 @@ type Agent struct {
 	cfg       Config
 	log       *slog.Logger
 	clock     Clock
-	peers     Peers
+	peers     peer.Peers // asks the agents of other hosts
+	health    health
 	journal   *journal.Journal
 	store     store.Store // the relay
 	relay     *relay.Relay
@@ -104,7 +106,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), events: event.New(log, clock.Now), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: log, clock: clock, peers: peer.Nobody{}, health: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), events: event.New(log, clock.Now), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
 	err = a.live(ctx)
 	return errors.Join(err, k.Close())
 }

@@ -73,7 +73,7 @@ func (a *Agent) answering(p *record.Snapshot) func(record.HostID) bool {
 	if !a.member.joined() || p.Rev(store.Alive) == 0 {
 		return func(record.HostID) bool { return true } // nothing is known of others now: what was true stays so
 	}
-	return func(id record.HostID) bool { return a.peers.Answers(p, id) }
+	return func(id record.HostID) bool { return a.health.Answers(p, id) }
 }
 
 // vipViews shows the virtual addresses of a network, by alias.

@@ -18,8 +18,8 @@ type machineClock struct{}
 func (machineClock) Now() time.Time                         { return time.Now() }
 func (machineClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
-// Peers is how an agent finds out whether another host is there.
-type Peers interface {
+// health is what is known of whether other hosts are there.
+type health interface {
 	// Answers tells whether the host does, as far as is known at this moment; it does not wait.
 	Answers(p *record.Snapshot, id record.HostID) bool
 }

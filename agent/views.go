@@ -112,7 +112,7 @@ func (a *Agent) endpointView(p *record.Snapshot, ep *record.Endpoint) api.Endpoi
 	v.Network, _ = p.Network(ep.Network)
 	if ep.Running {
 		v.State = "running"
-		if ep.Host != a.member.identity().Host && !a.peers.Answers(p, ep.Host) {
+		if ep.Host != a.member.identity().Host && !a.health.Answers(p, ep.Host) {
 			v.State = "lost"
 			if !a.member.joined() {
 				v.State = "unknown"
@@ -124,7 +124,7 @@ func (a *Agent) endpointView(p *record.Snapshot, ep *record.Endpoint) api.Endpoi
 
 func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
 	v := api.HostView{Host: h, State: "lost", Self: h.ID == a.member.identity().Host}
-	if v.Self || a.peers.Answers(p, h.ID) {
+	if v.Self || a.health.Answers(p, h.ID) {
 		v.State = "alive"
 	}
 	if !a.member.joined() && !v.Self {
