@@ -122,65 +122,6 @@ func (a *Agent) endpointView(p *record.Snapshot, ep *record.Endpoint) api.Endpoi
 	return v
 }
 
-func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
-	v := api.HostView{Host: h, State: "lost", Self: h.ID == a.member.identity().Host}
-	if v.Self || a.health.Answers(p, h.ID) {
-		v.State = "alive"
-	}
-	if !a.member.joined() && !v.Self {
-		v.State = "unknown"
-	}
-	if v.Self {
-		v.Notes = a.notes()
-	}
-	return v
-}
-
-// notes is what this host has to say of itself.
-func (a *Agent) notes() []string {
-	out := a.member.say()
-	if err := a.follower.Doubt(); err != nil {
-		out = append(out, err.Error())
-	}
-	for k, err := range a.picture().Corrupt() {
-		out = append(out, "corrupt record "+k.String()+": "+err.Error())
-	}
-	return append(append(out, a.trouble()...), a.obstacles()...)
-}
-
-// Hosts returns all hosts of the cluster; this one also before it has joined.
-func (a *Agent) Hosts(ctx context.Context) ([]api.HostView, error) {
-	a.awaitPicture(ctx)
-	p := a.follower.Picture()
-	var out []api.HostView
-	self := a.member.self()
-	found := false
-	for h := range p.Hosts() {
-		out = append(out, a.hostView(p, h))
-		found = found || h.ID == self.ID
-	}
-	if !found {
-		self.Name = cmp.Or(self.Name, a.cfg.HostName)
-		self.Version = about.Version
-		out = append(out, a.hostView(p, &self))
-	}
-	return out, nil
-}
-
-// Endpoints returns the endpoints of all networks; those of networks that cannot be read now are named in unknown.
-func (a *Agent) Endpoints(ctx context.Context) (views []api.EndpointView, unknown []string, err error) {
-	a.awaitPicture(ctx)
-	p := a.picture()
-	for n := range p.Networks() {
-		v := a.networkView(ctx, p, n, true)
-		if !v.Known {
-			unknown = append(unknown, n.Name)
-		}
-		views = append(views, v.Endpoints...)
-	}
-	return views, unknown, nil
-}
-
 // About returns what the agent has to tell of itself.
 func (a *Agent) About(ctx context.Context) api.About {
 	id := a.member.identity()

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"weft/agent/event"
 	"weft/agent/registry"
 	"weft/store"
 	"weft/store/record"
@@ -53,8 +54,17 @@ type SandboxBackend interface {
 
 // ClusterBackend is what the Cluster service calls.
 type ClusterBackend interface {
-	Endpoints(ctx context.Context) (views []EndpointView, unknown []string, err error)
+	// Endpoints lists the endpoints of all networks, and in unknown the names of those that cannot be read now. With stale only those whose
+	// sandbox or host is gone: their hosts are asked.
+	Endpoints(ctx context.Context, stale bool) (views []EndpointView, unknown []string, err error)
 	Hosts(ctx context.Context) ([]HostView, error)
+	// Host shows one host, by a name, an ID or the only ID that begins so; "" is this one.
+	Host(ctx context.Context, ref string) (HostDetail, error)
+	// RemoveHost takes a host that is gone out of the cluster with all its records; with live also one that is alive.
+	RemoveHost(ctx context.Context, ref string, live bool) (RemovedHost, error)
+	// Events gives what has happened, and then what happens, to emit, until r.Until, the end of ctx or an error of emit, which it returns. Missed is the
+	// number of events before e that the caller was too slow for.
+	Events(ctx context.Context, r EventsRequest, emit func(e event.Event, missed uint64) error) error
 	About(ctx context.Context) About
 	WaitApplied(ctx context.Context, partition string, rev store.Rev) error
 }
@@ -104,7 +114,8 @@ type EndpointView struct {
 	*record.Endpoint
 	Network  *record.Network
 	HostName string
-	State    string // running, stopped, lost, unknown
+	State    string // running, stopped, lost, detached, unknown
+	Stale    string // why its record is stale; "": it is not, or nobody has looked
 }
 
 // Pool returns the pool that holds a, or the zero Pool.
@@ -130,9 +141,42 @@ func (v EndpointView) Bits(a netip.Addr) int {
 // HostView is a host with its state as this host sees it.
 type HostView struct {
 	*record.Host
-	State string // alive, lost, unknown
+	State string // alive, detached, lost, unknown
 	Self  bool
 	Notes []string
+}
+
+// HostDetail is a host with all that can be found out about it.
+type HostDetail struct {
+	HostView
+	Paths       []PathView
+	Endpoints   []EndpointView
+	Unknown     []string // names of networks whose endpoints cannot be known now
+	Certificate string   // until when it is good, in words; "": it has none, or this host does not know
+}
+
+// PathView is how a host reaches another, as far as it knows.
+type PathView struct {
+	Host  record.HostID
+	Name  string
+	State string        // ok, no-agent, no-tunnel, black-hole, unknown
+	RTT   time.Duration // through the tunnel; 0: not known
+	MTU   int           // that passes the tunnel, inner; 0: not known
+	Why   string
+	Age   time.Duration // of this knowledge
+}
+
+// RemovedHost is a host that was taken out of the cluster.
+type RemovedHost struct {
+	ID        record.HostID
+	Name      string
+	Endpoints int // that were cleared
+}
+
+// EventsRequest says which events are wanted.
+type EventsRequest struct {
+	Since time.Time // zero: from now on
+	Until time.Time // zero: without end
 }
 
 // SandboxView is a sandbox with its endpoints, in the order of its attachments. An attachment of a stopped sandbox may have none.

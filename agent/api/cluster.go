@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"runtime"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
 )
@@ -24,7 +22,7 @@ func (c *cluster) ListEndpoints(ctx context.Context, r *weftv1.ListEndpointsRequ
 	if err != nil {
 		return nil, err
 	}
-	views, unknown, err := c.b.Endpoints(ctx)
+	views, unknown, err := c.b.Endpoints(ctx, r.Stale)
 	if err != nil {
 		return nil, err
 	}
@@ -33,18 +31,6 @@ func (c *cluster) ListEndpoints(ctx context.Context, r *weftv1.ListEndpointsRequ
 		if match(v) {
 			out.Endpoints = append(out.Endpoints, endpointProto(v))
 		}
-	}
-	return out, nil
-}
-
-func (c *cluster) ListHosts(ctx context.Context, _ *weftv1.ListHostsRequest) (*weftv1.ListHostsResponse, error) {
-	views, err := c.b.Hosts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := &weftv1.ListHostsResponse{}
-	for _, v := range views {
-		out.Hosts = append(out.Hosts, hostProto(v))
 	}
 	return out, nil
 }
@@ -68,22 +54,11 @@ func (c *cluster) WaitApplied(ctx context.Context, r *weftv1.WaitAppliedRequest)
 	return &weftv1.WaitAppliedResponse{}, nil
 }
 
-func hostProto(v HostView) *weftv1.Host {
-	out := &weftv1.Host{
-		Id: string(v.ID), Name: v.Name, Advertise: v.Advertise, Incarnation: v.Incarnation,
-		Version: v.Version, State: v.State, Self: v.Self, Started: timestamppb.New(v.Started), Mtu: int32(v.MTU), Notes: v.Notes,
-	}
-	if v.VTEP.IsValid() {
-		out.Vtep = v.VTEP.String()
-	}
-	return out
-}
-
 func endpointProto(v EndpointView) *weftv1.Endpoint {
 	out := &weftv1.Endpoint{
 		Id: string(v.ID), NetworkId: string(v.Endpoint.Network), HostId: string(v.Host), Host: v.HostName,
 		SandboxId: string(v.Sandbox), Name: v.Name, Hostname: v.Hostname, Aliases: v.Aliases, VipAliases: v.VIPAliases, MacAddress: string(v.MAC),
-		Running: v.Running, State: v.State, Static: v.Static,
+		Running: v.Running, State: v.State, Static: v.Static, Stale: v.Stale,
 	}
 	if v.Network != nil {
 		out.NetworkName = v.Network.Name

@@ -142,7 +142,7 @@ func (f *fake) Sandbox(_ context.Context, ref string) (api.SandboxView, error) {
 	f.asked = ref
 	return f.sandboxes[0], f.err
 }
-func (f *fake) Endpoints(context.Context) ([]api.EndpointView, []string, error) {
+func (f *fake) Endpoints(_ context.Context, stale bool) ([]api.EndpointView, []string, error) {
 	return f.endpoints, f.unknown, f.err
 }
 func (f *fake) Hosts(context.Context) ([]api.HostView, error) { return f.hosts, f.err }

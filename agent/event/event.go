@@ -17,7 +17,11 @@ const (
 	Container = "container"
 	Host      = "host"
 	Store     = "store"
+	Events    = "events" // of the stream itself
 )
+
+// Types are those that can be asked for.
+var Types = []string{Container, Endpoint, Host, Network, Store}
 
 // Actions. Those on networks and containers are Docker's.
 const (
@@ -38,6 +42,7 @@ const (
 	Away       = "away"     // the store does not answer
 	Back       = "back"     // the store answers again
 	Reseed     = "reseed"   // what the hosts know was put back into the store
+	Missed     = "missed"   // who listens was too slow for some of what happened
 )
 
 // Event is one thing that has happened. Time is this host's, and says nothing about another host's.
@@ -102,8 +107,9 @@ func (l *Log) write(e Event) {
 }
 
 // Follow gives the events that are remembered from since on, where since is not zero, and then those to come, to emit, until ctx ends or emit returns an error, which
-// it returns. Who is too slow for what comes hears of the gap by missed, the number of events that it cannot have any more.
-func (l *Log) Follow(ctx context.Context, since time.Time, emit func(e Event, missed uint64) error) error {
+// it returns, or until stop says that it is enough: it then ends without an error when what is there has been given. Who is too slow for what comes hears of the gap by
+// missed, the number of events that it cannot have any more.
+func (l *Log) Follow(ctx context.Context, since time.Time, stop <-chan time.Time, emit func(e Event, missed uint64) error) error {
 	l.mu.Lock()
 	next := l.dropped + uint64(len(l.ring))
 	if !since.IsZero() {
@@ -134,6 +140,8 @@ func (l *Log) Follow(ctx context.Context, since time.Time, emit func(e Event, mi
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-stop:
+			return nil
 		case <-more:
 		}
 	}

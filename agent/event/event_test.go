@@ -23,7 +23,7 @@ func TestWhoAsksLaterHearsWhatWasSinceATime(t *testing.T) {
 		l.Emit(Event{Type: Host, Action: Lost, ID: strconv.Itoa(i)})
 	}
 	var got []string
-	err := l.Follow(t.Context(), begin.Add(3*time.Second), func(e Event, missed uint64) error {
+	err := l.Follow(t.Context(), begin.Add(3*time.Second), nil, func(e Event, missed uint64) error {
 		got = append(got, e.ID)
 		if len(got) == 3 || missed != 0 {
 			return errEnough
@@ -43,7 +43,7 @@ func TestWhoListensHearsWhatComesAndWhatWasMissed(t *testing.T) {
 	var total, gap uint64
 	done := make(chan error, 1)
 	go func() {
-		done <- l.Follow(ctx, time.Unix(1, 0), func(e Event, missed uint64) error {
+		done <- l.Follow(ctx, time.Unix(1, 0), nil, func(e Event, missed uint64) error {
 			if total++; total == 1 {
 				close(began)
 				<-slow
@@ -68,7 +68,7 @@ func TestWhoListensHearsWhatComesAndWhatWasMissed(t *testing.T) {
 		t.Errorf("heard %d and missed %d of %d", total, gap, 2*kept+2)
 	}
 	cancel()
-	if err := l.Follow(ctx, time.Time{}, func(Event, uint64) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := l.Follow(ctx, time.Time{}, nil, func(Event, uint64) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
