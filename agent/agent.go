@@ -13,21 +13,16 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"weft/agent/about"
-	"weft/agent/api"
 	"weft/agent/dockerd"
 	"weft/agent/event"
 	"weft/agent/journal"
 	"weft/agent/peer"
 	"weft/agent/registry"
-	"weft/agent/sandbox"
 	"weft/bridge"
-	"weft/dnssvc"
-	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
 	"weft/store"
 	"weft/store/follow"
-	"weft/store/local"
 	"weft/store/record"
 	"weft/store/relay"
 )
@@ -36,6 +31,7 @@ import (
 type Agent struct {
 	cfg       Config
 	log       *slog.Logger
+	machine   machine
 	clock     Clock
 	peers     peer.Peers // asks the agents of other hosts
 	health    health
@@ -44,12 +40,12 @@ type Agent struct {
 	relay     *relay.Relay
 	placed    atomic.Pointer[place]
 	mover     *mover
-	migrating chan struct{}     // size 1: held by the call that moves the records
-	firewall  *firewalld.Keeper // beside the loop
-	kernel    *kernel.Kernel
+	migrating chan struct{} // size 1: held by the call that moves the records
+	firewall  firewall      // beside the loop
+	kernel    host
 	nextPort  nextPort
-	runner    *sandbox.Host
-	dns       *dnssvc.Service
+	runner    runner
+	dns       names
 	follower  *follow.Follower   // the cluster's
 	registry  *registry.Registry // the cluster's
 	global    *scope
@@ -105,10 +101,17 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	clock := machineClock{}
-	a := &Agent{cfg: cfg, log: log, clock: clock, peers: peer.Nobody{}, health: sessions{}, kernel: k, addresses: newAddresses(clock), restarter: newRestarter(clock), externals: newExternals(), events: event.New(log, clock.Now), docker: dockerd.New(dockerHost()), started: clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1)}
-	err = a.live(ctx)
+	err = newAgent(cfg, log, thisMachine(k)).live(ctx)
 	return errors.Join(err, k.Close())
+}
+
+// newAgent makes an agent that has touched nothing yet.
+func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
+	return &Agent{
+		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, health: sessions{},
+		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
+		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
+	}
 }
 
 // live holds what must be let go in reverse order.
@@ -121,17 +124,17 @@ func (a *Agent) live(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = unlock() }()
-	disk, err := local.Open(a.cfg.journalDB())
+	disk, err := a.machine.disk(a.cfg.journalDB())
 	if err != nil {
 		return fmt.Errorf("open the journal: %w", err)
 	}
 	defer func() { _ = disk.Close() }()
-	a.journal = journal.New(disk, a.cfg.StateDir)
+	a.journal = a.machine.journal(disk, a.cfg.StateDir)
 	id, err := a.identify(ctx)
 	if err != nil {
 		return err
 	}
-	listener, err := api.Listen(a.cfg.Socket)
+	listener, err := a.machine.listen(a.cfg.Socket)
 	if err != nil {
 		return err
 	}
@@ -166,7 +169,7 @@ func (a *Agent) live(ctx context.Context) error {
 		if err := a.ensureDefault(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("cannot make the default network yet; it is tried again when a sandbox needs it", "error", err)
 		}
-		return api.Serve(ctx, listener, a, a.log)
+		return a.machine.serve(ctx, listener, a)
 	})
 }
 

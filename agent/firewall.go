@@ -17,8 +17,8 @@ const firewalldTable = "inet firewalld"
 // obstaclesWait is how long a reply may wait for what other firewalls do.
 const obstaclesWait = 2 * time.Second
 
-func (a *Agent) newFirewalld() *firewalld.Keeper {
-	return firewalld.New(firewalld.Config{Log: a.log, Here: func(ctx context.Context) bool {
+func (a *Agent) newFirewalld() firewall {
+	return a.machine.firewall(firewalld.Config{Log: a.log, Here: func(ctx context.Context) bool {
 		here, err := a.kernel.HasTable(ctx, firewalldTable)
 		if err != nil {
 			a.log.Warn("cannot tell whether firewalld has rules here", "error", err)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"weft/bridge"
-	"weft/firewalld"
 	"weft/kernel"
 	"weft/overlay"
 	"weft/port"
@@ -54,7 +53,7 @@ type loopConfig struct {
 
 	published func(*record.Snapshot) []bridge.Published
 	watch     func(context.Context, chan<- []kernel.Change) error // nil: nobody else is there
-	firewall  *firewalld.Keeper                                   // nil: nobody else is there
+	firewall  firewall                                            // nil: nobody else is there
 }
 
 // hostPart owns the objects that all networks share.

@@ -28,7 +28,7 @@ func (a *Agent) storeName() string { return a.where().name }
 
 // openPlace returns a client of a place; it does not wait for it to answer.
 func (a *Agent) openPlace(p place) (store.Store, error) {
-	return open.Open(p.url, p.opts, open.Options{Log: a.log})
+	return a.machine.store(p, a.log)
 }
 
 // placeOf is where a move leads to, with this host's own timing of sessions.

@@ -8,7 +8,6 @@ import (
 	"weft/agent/registry"
 	"weft/store"
 	"weft/store/follow"
-	"weft/store/local"
 	"weft/store/record"
 )
 
@@ -92,7 +91,7 @@ func (s sight) TakeDirty() (follow.Dirty, *record.Snapshot) {
 
 // openLocal reads this host's own networks. They are known when it returns, and the follower then hears of changes alone.
 func (a *Agent) openLocal(ctx context.Context) (closeAll func(), err error) {
-	disk, err := local.Open(a.cfg.networksDB())
+	disk, err := a.machine.disk(a.cfg.networksDB())
 	if err != nil {
 		return nil, fmt.Errorf("open this host's networks: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"weft/agent/journal"
 	"weft/agent/registry"
@@ -50,9 +49,9 @@ func (a *Agent) identify(ctx context.Context) (journal.Identity, error) {
 	if err != nil {
 		return id, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	now, err := a.machine.bootID()
 	if err != nil {
-		return id, fmt.Errorf("read the boot ID: %w", err)
+		return id, err
 	}
 	marker := filepath.Join(a.cfg.RunDir, "incarnation") // the run directory does not outlive a reboot
 	_, markerErr := os.Stat(marker)
@@ -61,7 +60,6 @@ func (a *Agent) identify(ctx context.Context) (journal.Identity, error) {
 		_, _ = rand.Read(b[:]) // never fails
 		id.Host = record.HostID(hex.EncodeToString(b[:]))
 	}
-	now := strings.TrimSpace(string(boot))
 	if id.Incarnation == 0 || id.BootID != now || markerErr != nil {
 		a.rebooted = id.Incarnation > 0
 		id.Incarnation, id.BootID = id.Incarnation+1, now
@@ -93,11 +91,12 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 	for _, s := range all {
 		known = append(known, string(s.ID))
 	}
-	a.runner, err = sandbox.New(sandbox.Config{RunDir: a.cfg.sandboxDir(), StateDir: filepath.Join(a.cfg.StateDir, "sandboxes"), Log: a.log})
+	r, err := a.machine.sandboxes(sandbox.Config{RunDir: a.cfg.sandboxDir(), StateDir: filepath.Join(a.cfg.StateDir, "sandboxes"), Log: a.log})
 	if err != nil {
 		return err
 	}
-	live, err := a.runner.Recover(ctx, known, externalIDs(all)...)
+	a.runner = r
+	live, err := r.Recover(ctx, known, externalIDs(all)...)
 	if err != nil {
 		return err
 	}
@@ -186,7 +185,7 @@ func (a *Agent) wire(id journal.Identity) error {
 		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,
 		watch: a.kernel.Watch, firewall: a.firewall,
 	})
-	a.dns = dnssvc.New(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
+	a.dns = a.machine.names(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)
 	for _, part := range seed.Partitions() {
 		if a.follower.Picture().Rev(part) == 0 { // it was let go of just before the last life's end

@@ -110,12 +110,20 @@ func writeAt(f *os.File, s string) error {
 
 // Journal reads and writes the journal. Its methods may be called from any goroutine; each write is on disk when it returns.
 type Journal struct {
-	store store.Store
-	dir   string
+	store    store.Store
+	dir      string
+	pictures Files
 }
 
 // New returns the journal in dir, over a store that is on the same disk.
-func New(s store.Store, dir string) *Journal { return &Journal{store: s, dir: dir} }
+func New(s store.Store, dir string) *Journal {
+	return Over(s, dir, directory(filepath.Join(dir, pictureDir)))
+}
+
+// Over returns a journal whose pictures are not in its directory, which then is but its name.
+func Over(s store.Store, dir string, pictures Files) *Journal {
+	return &Journal{store: s, dir: dir, pictures: pictures}
+}
 
 // Identity returns what was set last, or the zero Identity.
 func (j *Journal) Identity(ctx context.Context) (Identity, error) {

@@ -2,10 +2,7 @@ package journal
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"weft/store"
@@ -26,11 +23,7 @@ func (j *Journal) SavePicture(cluster, history, partition string, s store.Snapsh
 	if err != nil {
 		return fmt.Errorf("save the picture of %s: %w", partition, err)
 	}
-	dir := filepath.Join(j.dir, pictureDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("save the picture of %s: %w", partition, err)
-	}
-	if err := replaceFile(filepath.Join(dir, pictureFile(partition)), b); err != nil {
+	if err := j.pictures.Replace(pictureFile(partition), b); err != nil {
 		return fmt.Errorf("save the picture of %s: %w", partition, err)
 	}
 	return nil
@@ -38,8 +31,7 @@ func (j *Journal) SavePicture(cluster, history, partition string, s store.Snapsh
 
 // DropPicture forgets a partition that is no longer followed.
 func (j *Journal) DropPicture(partition string) error {
-	err := os.Remove(filepath.Join(j.dir, pictureDir, pictureFile(partition)))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := j.pictures.Remove(pictureFile(partition)); err != nil {
 		return fmt.Errorf("forget the picture of %s: %w", partition, err)
 	}
 	return nil
@@ -49,26 +41,11 @@ func (j *Journal) DropPicture(partition string) error {
 // a partition of another history than partition meta's, since a crash may come between two files: its revisions are another store's. It is for
 // an agent that starts: what a crash left of files being written goes.
 func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
-	s = record.Empty()
-	halves, err := filepath.Glob(filepath.Join(j.dir, pictureDir, newFile))
-	for _, f := range halves {
-		err = errors.Join(err, os.Remove(f))
-	}
-	if err != nil {
-		errs = append(errs, fmt.Errorf("clear unfinished pictures: %w", err))
-	}
-	files, err := filepath.Glob(filepath.Join(j.dir, pictureDir, "*.json"))
-	if err != nil {
-		return s, append(errs, err)
-	}
+	files, errs := j.pictures.All()
 	dumps := map[string]dump{}
-	for _, f := range files {
+	for f, b := range files {
 		var d dump
-		b, err := os.ReadFile(f)
-		if err == nil {
-			err = json.Unmarshal(b, &d)
-		}
-		if err != nil {
+		if err := json.Unmarshal(b, &d); err != nil {
 			errs = append(errs, fmt.Errorf("saved picture %s: %w", f, err))
 			continue
 		}
@@ -101,23 +78,4 @@ func seedOf(dumps map[string]dump) *record.Snapshot {
 	return record.SeedFrom(of)
 }
 
-// newFile is the pattern of files being written.
-const newFile = ".new-*"
-
 func pictureFile(partition string) string { return strings.ReplaceAll(partition, "/", "_") + ".json" }
-
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), newFile)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
