@@ -9,7 +9,9 @@ import (
 // Nobody is the Peers of a host without a certificate of its cluster: nobody can be asked.
 type Nobody struct{}
 
-func (Nobody) Hello(context.Context, *record.Host) (Greeting, error) { return Greeting{}, ErrNoIdentity }
+func (Nobody) Hello(context.Context, *record.Host) (Greeting, error) {
+	return Greeting{}, ErrNoIdentity
+}
 
 func (Nobody) Judge(context.Context, *record.Host, []record.HostID) (map[record.HostID]Opinion, error) {
 	return nil, ErrNoIdentity

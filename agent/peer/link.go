@@ -1,0 +1,171 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"weft/store/record"
+)
+
+const (
+	callBound    = 2 * time.Second // of a question to another agent, with the connection that it may need
+	unackedBound = 3 * time.Second // a connection on which nothing was acknowledged for that long is given up
+	pingEvery    = 10 * time.Second
+	pingTimeout  = 3 * time.Second
+	idleAfter    = time.Minute
+	maxReply     = 16 << 20
+)
+
+// link is the connection to one host's agent. gRPC makes it again when it was lost; after the first attempt that fails the link is over, and
+// the next question makes another: so nobody is told of an hour-old failure, nobody waits for a back-off, and a host that is gone is not
+// called by anyone who has nothing to ask it.
+type link struct {
+	host record.HostID
+	addr string
+	cc   *grpc.ClientConn
+
+	over context.Context // ends with the reason of the first attempt that failed
+	fail context.CancelCauseFunc
+
+	mu      sync.Mutex // guards what follows
+	greeted *Greeting  // on the connection that is there now
+}
+
+func newLink(h *record.Host, id Identity) (*link, error) {
+	over, fail := context.WithCancelCause(context.Background())
+	l := &link{host: h.ID, addr: h.Advertise, over: over, fail: fail}
+	known := *h
+	cc, err := grpc.NewClient("passthrough:///"+h.Advertise,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // the dialer gives a connection that is encrypted
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := l.dial(ctx, &known, id)
+			if err != nil {
+				fail(err)
+			}
+			return c, err
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: callBound,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.WithIdleTimeout(idleAfter),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)))
+	if err != nil {
+		fail(err)
+		return nil, fmt.Errorf("prepare to speak to the agent at %s: %w", h.Advertise, err)
+	}
+	l.cc = cc
+	return l, nil
+}
+
+// dial connects and makes sure that the other end is that very host.
+func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn, error) {
+	conf, err := id.Client(h)
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedBound.Milliseconds()))
+		}), err)
+	}}
+	c, err := d.DialContext(ctx, "tcp", h.Advertise)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSilent, err)
+	}
+	t := tls.Client(c, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(handshakeError(err), c.Close())
+	}
+	l.mu.Lock()
+	l.greeted = nil
+	l.mu.Unlock()
+	return &opening{Conn: t, fail: l.fail}, nil
+}
+
+// handshakeError tells an end that is another one than it should be from one that says nothing.
+func handshakeError(err error) error {
+	var verify *tls.CertificateVerificationError
+	var alert tls.AlertError
+	var remote *net.OpError
+	switch {
+	case errors.Is(err, ErrStranger):
+		return err
+	case errors.As(err, &verify), errors.As(err, &alert), errors.As(err, &remote) && remote.Op == "remote error":
+		return fmt.Errorf("%w: %w", ErrStranger, err)
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return fmt.Errorf("%w: it speaks another protocol: %w", ErrStranger, err)
+	}
+	return fmt.Errorf("%w: %w", ErrSilent, err)
+}
+
+// opening is a connection that tells the link where the other end turns it down: in TLS 1.3 a client hears that its certificate is not good
+// enough only when it reads for the first time.
+type opening struct {
+	net.Conn
+	fail context.CancelCauseFunc
+	read bool
+}
+
+func (o *opening) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	if err != nil && !o.read {
+		o.fail(handshakeError(err))
+	}
+	o.read = o.read || n > 0
+	return n, err
+}
+
+// reach returns when there is a connection, or why there is none.
+func (l *link) reach(ctx context.Context) error {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.over, cancel)()
+	for s := l.cc.GetState(); s != connectivity.Ready; s = l.cc.GetState() {
+		if s == connectivity.Idle {
+			l.cc.Connect()
+		}
+		if l.cc.WaitForStateChange(wait, s) {
+			continue
+		}
+		if l.over.Err() != nil {
+			return context.Cause(l.over)
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("%w: no connection to %s within the time", ErrSilent, l.addr)
+		}
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (l *link) close() {
+	l.fail(net.ErrClosed)
+	_ = l.cc.Close() // its calls end with an error of their own
+}
+
+// met returns what the other end said of itself on this connection; nil where it has not been asked yet.
+func (l *link) met() *Greeting {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.greeted
+}
+
+func (l *link) meet(g Greeting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.greeted = &g
+}
