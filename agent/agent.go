@@ -15,6 +15,7 @@ import (
 	"weft/agent/about"
 	"weft/agent/dockerd"
 	"weft/agent/event"
+	"weft/agent/health"
 	"weft/agent/journal"
 	"weft/agent/peer"
 	"weft/agent/registry"
@@ -34,7 +35,7 @@ type Agent struct {
 	machine   machine
 	clock     Clock
 	peers     peer.Peers // asks the agents of other hosts
-	health    health
+	health    *health.Watcher
 	journal   *journal.Journal
 	store     store.Store // the relay
 	relay     *relay.Relay
@@ -60,7 +61,6 @@ type Agent struct {
 	uses      *uses
 	leases    *leases
 	loop      *loop
-	losses    losses
 	events    *event.Log
 
 	underlay underlay
@@ -108,7 +108,7 @@ func Run(ctx context.Context, cfg Config) error {
 // newAgent makes an agent that has touched nothing yet.
 func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
 	return &Agent{
-		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, health: sessions{},
+		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
 	}
@@ -198,6 +198,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.firewall.Run)
 	run(a.mover.run)
 	run(a.keepPicture)
+	run(a.health.Run)
 	run(a.watchStale)
 	run(a.watchEnds)
 	run(a.removeEnded)

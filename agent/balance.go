@@ -7,7 +7,6 @@ import (
 	"weft/agent/api"
 	"weft/kernel"
 	"weft/port"
-	"weft/store"
 	"weft/store/record"
 	"weft/vip"
 )
@@ -68,11 +67,8 @@ func (v view) rebalance(id record.NetworkID, ports []port.Port, want, part, have
 	}
 }
 
-// answering tells which hosts' endpoints are to be had: while nothing is known of others, what was true stays so.
+// answering tells which hosts' endpoints are to be had.
 func (a *Agent) answering(p *record.Snapshot) func(record.HostID) bool {
-	if !a.member.joined() || p.Rev(store.Alive) == 0 {
-		return func(record.HostID) bool { return true } // nothing is known of others now: what was true stays so
-	}
 	return func(id record.HostID) bool { return a.health.Answers(p, id) }
 }
 

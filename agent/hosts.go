@@ -8,16 +8,14 @@ import (
 
 	"weft/agent/about"
 	"weft/agent/api"
+	"weft/agent/health"
 	"weft/store/record"
 )
 
 func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
-	v := api.HostView{Host: h, State: "lost", Self: h.ID == a.member.identity().Host}
-	if v.Self || a.health.Answers(p, h.ID) {
-		v.State = "alive"
-	}
-	if !a.member.joined() && !v.Self {
-		v.State = "unknown"
+	v := api.HostView{Host: h, State: string(health.Alive), Self: h.ID == a.member.identity().Host}
+	if !v.Self {
+		v.State = a.stateOf(p, h.ID)
 	}
 	if v.Self {
 		v.Notes = a.notes()

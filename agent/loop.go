@@ -26,6 +26,7 @@ import (
 type loop struct {
 	loopConfig
 	requests chan request
+	nudged   chan struct{} // size 1: what others answer has changed
 	lane     *lane
 
 	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
@@ -83,7 +84,7 @@ type request struct {
 
 func newLoop(cfg loopConfig) *loop {
 	return &loop{
-		loopConfig: cfg, requests: make(chan request), lane: newLane(cfg.exec, cfg.log, cfg.clock),
+		loopConfig: cfg, requests: make(chan request), nudged: make(chan struct{}, 1), lane: newLane(cfg.exec, cfg.log, cfg.clock),
 		have: map[record.NetworkID]kernel.State{}, shown: map[record.NetworkID]*record.Net{}, balance: map[record.NetworkID]string{}, leaving: map[string]bool{},
 		failed: map[record.NetworkID]failure{},
 	}
@@ -133,6 +134,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-retry:
 		case <-l.sight.global.Wake():
 		case <-l.sight.local.Wake():
+		case <-l.nudged:
 		case <-l.lane.done:
 			rs = l.afterLane()
 		case r := <-l.requests:

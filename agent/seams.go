@@ -20,7 +20,6 @@ import (
 	"weft/store"
 	"weft/store/local"
 	"weft/store/open"
-	"weft/store/record"
 )
 
 // machine is what an agent finds around it, and all that a simulation exchanges beside the peers. Run brings this host's own.
@@ -126,17 +125,3 @@ type machineClock struct{}
 
 func (machineClock) Now() time.Time                         { return time.Now() }
 func (machineClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
-
-// health is what is known of whether other hosts are there.
-type health interface {
-	// Answers tells whether the host does, as far as is known at this moment; it does not wait.
-	Answers(p *record.Snapshot, id record.HostID) bool
-}
-
-// sessions takes a host for there as long as its session with the store lasts.
-type sessions struct{}
-
-func (sessions) Answers(p *record.Snapshot, id record.HostID) bool {
-	_, alive := p.Alive(id)
-	return alive
-}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"weft/agent/api"
+	"weft/agent/health"
 	"weft/agent/registry"
 	"weft/store/record"
 )
@@ -16,56 +16,21 @@ import (
 // somebody who wants the name of an endpoint whose host has been lost for longer than the grace time. Both delete the record and leave the word
 // of it, which the host obeys when it is back: it drops the attachment.
 
-// losses is how long this host has seen others without a sign of life. It counts by this host's own clock, and not while the store was
-// away or had just come back, when hosts that are well have no session either.
-type losses struct {
-	mu     sync.Mutex // guards what follows
-	since  map[record.HostID]time.Time
-	joined time.Time // when this host could see the others again; zero: it cannot
-}
-
-// look takes in what the picture says now, and returns how long a host has been lost; 0 for one that is alive. Unsure is true where the host has
-// no session, and this one has not been back for long enough to tell.
-func (l *losses) look(p *record.Snapshot, joined bool, settled time.Duration, now time.Time, host record.HostID) (lost time.Duration, unsure bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case !joined:
-		l.since, l.joined = nil, time.Time{}
-		_, alive := p.Alive(host)
-		return 0, !alive
-	case l.joined.IsZero():
-		l.joined = now
-	}
-	since := map[record.HostID]time.Time{}
-	for h := range p.Hosts() {
-		if _, alive := p.Alive(h.ID); alive {
-			continue
-		}
-		at, known := l.since[h.ID]
-		if !known {
-			at = now
-			if begin := l.joined.Add(settled); begin.After(at) {
-				at = begin
-			}
-		}
-		since[h.ID] = at
-	}
-	l.since = since
-	at, gone := since[host]
-	switch {
-	case !gone:
-		return 0, false
-	case at.After(now):
-		return 0, true
-	}
-	return max(now.Sub(at), 1), false
-}
-
-// lostFor is how long a host has been lost, as this host has seen it; 0 where it is alive, or where that is not sure.
+// lostFor is how long a host has been lost with its grace running, as this host has seen it; 0 where it is there, or where that is not sure. A host
+// that the cluster does not know is lost for good.
 func (a *Agent) lostFor(host record.HostID) (lost time.Duration, unsure bool) {
-	st := a.member.standing()
-	return a.losses.look(a.global.follower.Picture(), st.joined, st.ttl, a.clock.Now(), host)
+	p := a.global.follower.Picture()
+	if _, alive := p.Alive(host); alive {
+		return 0, false
+	}
+	if _, known := p.Host(host); !known && a.member.joined() {
+		return max(a.cfg.StaleGrace, 1), false
+	}
+	if d, runs := a.health.Graced(host); runs {
+		return max(d, 1), false
+	}
+	s := a.health.Verdict(host).State
+	return 0, s == health.Unknown || s == health.Lost
 }
 
 // watchStale looks now and then, so that the time of a loss is known when somebody asks, and that what was cleared is dropped soon.
@@ -75,7 +40,6 @@ func (a *Agent) watchStale(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-a.clock.After(time.Second):
-			a.lostFor("")
 			if len(a.global.follower.Picture().ClearedOf(a.member.identity().Host)) > 0 {
 				a.global.publisher.kick()
 			}

@@ -22,7 +22,7 @@ func (a *Agent) StoreStatus(ctx context.Context) api.StoreStatus {
 	s := a.member.standing()
 	out := api.StoreStatus{
 		URL: a.storeName(), Embedded: a.where().embedded, Cluster: a.member.identity().Cluster,
-		TTL: s.ttl, Bound: s.bound, State: api.StoreConnected, Since: s.since,
+		TTL: s.ttl, Bound: boundOf(s.bound), State: api.StoreConnected, Since: s.since,
 	}
 	if configured := a.cfg.storeName(); configured != out.URL {
 		out.Configured = configured

@@ -112,11 +112,8 @@ func (a *Agent) endpointView(p *record.Snapshot, ep *record.Endpoint) api.Endpoi
 	v.Network, _ = p.Network(ep.Network)
 	if ep.Running {
 		v.State = "running"
-		if ep.Host != a.member.identity().Host && !a.health.Answers(p, ep.Host) {
-			v.State = "lost"
-			if !a.member.joined() {
-				v.State = "unknown"
-			}
+		if ep.Host != a.member.identity().Host && !a.sessionLasts(p, ep.Host) {
+			v.State = a.stateOf(p, ep.Host)
 		}
 	}
 	return v
