@@ -186,6 +186,8 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 			f(ctx)
 		}()
 	}
+	global, local := a.follower.Picture(), a.local.follower.Picture()
+	run(func(ctx context.Context) { a.tellChanges(ctx, global, local) })
 	run(a.follower.Run)
 	run(a.local.follower.Run)
 	run(a.member.run)

@@ -25,6 +25,10 @@ type boxes struct {
 	locks map[record.SandboxID]*boxLock
 
 	changed broadcast // when all is another one
+
+	// tell hears of each change of a sandbox, in order: nil before its first, and after its last. It must not wait.
+	tell     func(before, after *record.Sandbox)
+	lastLife []*record.Sandbox // as the agent before this one left them, until tell has heard of that
 }
 
 // boxLock makes the changes of one sandbox follow each other. It is held across I/O: it is the sandbox's own turn-taking, and no one
@@ -35,7 +39,7 @@ type boxLock struct {
 }
 
 func newBoxes(j *journal.Journal) *boxes {
-	return &boxes{journal: j, all: map[record.SandboxID]*record.Sandbox{}, names: map[string]record.SandboxID{}, locks: map[record.SandboxID]*boxLock{}}
+	return &boxes{journal: j, all: map[record.SandboxID]*record.Sandbox{}, names: map[string]record.SandboxID{}, locks: map[record.SandboxID]*boxLock{}, tell: func(_, _ *record.Sandbox) {}}
 }
 
 // load fills an empty boxes from the journal.
@@ -133,8 +137,13 @@ func (b *boxes) put(ctx context.Context, s *record.Sandbox, releases ...journal.
 
 // show replaces a sandbox in memory alone.
 func (b *boxes) show(s *record.Sandbox) {
+	b.tell(b.shown(s), s)
+}
+
+func (b *boxes) shown(s *record.Sandbox) (before *record.Sandbox) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before = b.all[s.ID]
 	if old, had := b.all[s.ID]; had && record.Fold(old.Name) != record.Fold(s.Name) {
 		delete(b.names, record.Fold(old.Name)) // it was renamed
 	}
@@ -142,21 +151,28 @@ func (b *boxes) show(s *record.Sandbox) {
 	b.all[s.ID] = s
 	b.names[record.Fold(s.Name)] = s.ID
 	b.changed.signal()
+	return before
 }
 
 func (b *boxes) remove(ctx context.Context, s *record.Sandbox, releases ...journal.Release) error {
 	if err := b.journal.DeleteSandbox(ctx, s.ID, releases...); err != nil {
 		return err
 	}
+	b.tell(b.hidden(s), nil)
+	return nil
+}
+
+func (b *boxes) hidden(s *record.Sandbox) (before *record.Sandbox) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before = b.all[s.ID]
 	b.all = maps.Clone(b.all)
 	delete(b.all, s.ID)
 	b.changed.signal()
 	if b.names[record.Fold(s.Name)] == s.ID {
 		delete(b.names, record.Fold(s.Name))
 	}
-	return nil
+	return before
 }
 
 // get returns a sandbox as it is now.

@@ -19,6 +19,13 @@ func (m *member) away() bool {
 	return m.actor == nil && m.why != nil
 }
 
+// turned is closed when this host's standing may have changed.
+func (m *member) turned() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
 // lookAgain makes the member compare its record with the store's now.
 func (m *member) lookAgain() { signal(m.look) }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"weft/agent/journal"
 	"weft/agent/registry"
@@ -100,6 +101,7 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.boxes.lastLife = slices.Clone(all)
 	for i, s := range all {
 		if all[i], err = a.takeUp(ctx, s, live[string(s.ID)]); err != nil {
 			return err
@@ -188,6 +190,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	})
 	a.dns = a.machine.names(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)
+	a.tellLastLife()
 	for _, part := range seed.Partitions() {
 		if a.follower.Picture().Rev(part) == 0 { // it was let go of just before the last life's end
 			if err := a.journal.DropPicture(part); err != nil {
