@@ -47,6 +47,7 @@ type Agent struct {
 	nextPort  nextPort
 	runner    runner
 	dns       names
+	sockets   *fdStore           // of dns, beyond this process; nil: no service manager keeps them
 	follower  *follow.Follower   // the cluster's
 	registry  *registry.Registry // the cluster's
 	global    *scope
@@ -63,10 +64,11 @@ type Agent struct {
 	loop      *loop
 	events    *event.Log
 
-	underlay underlay
-	started  time.Time
-	rebooted bool      // since the last agent's end: what ran is gone
-	ends     broadcast // a sandbox's end has been dealt with, or its next beginning
+	underlay   underlay
+	started    time.Time
+	namesKnown chan struct{} // closed when sandboxes' questions may be answered
+	rebooted   bool          // since the last agent's end: what ran is gone
+	ends       broadcast     // a sandbox's end has been dealt with, or its next beginning
 
 	appliedPicture atomic.Pointer[record.Snapshot]
 	appliedSignal  broadcast
@@ -111,11 +113,15 @@ func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
 		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
+		namesKnown: make(chan struct{}),
 	}
 }
 
 // live holds what must be let go in reverse order.
 func (a *Agent) live(ctx context.Context) error {
+	if a.machine.sockets != nil {
+		a.sockets = a.machine.sockets(a.log)
+	}
 	if err := a.findUnderlay(); err != nil {
 		return err
 	}
@@ -189,6 +195,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	global, local := a.follower.Picture(), a.local.follower.Picture()
 	run(func(ctx context.Context) { a.tellChanges(ctx, global, local) })
 	run(a.follower.Run)
+	run(a.learnNames)
 	run(a.local.follower.Run)
 	run(a.member.run)
 	run(a.global.publisher.run)

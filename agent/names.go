@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"weft/dnssvc"
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -70,6 +72,36 @@ func (a *Agent) reopenNames(ctx context.Context) {
 		}
 		if err := a.reopen(ctx, s.ID); err != nil && ctx.Err() == nil {
 			a.log.Error("cannot answer names in a sandbox", "sandbox", s.Name, "error", err)
+		}
+	}
+	if a.sockets != nil {
+		a.sockets.dropRest()
+	}
+}
+
+// freshPatience is how long questions wait for the store at an agent's start where the last life's picture could answer them: what has come since
+// that was saved is to be found, too.
+const freshPatience = 200 * time.Millisecond
+
+// learnNames lets questions be answered as soon as the store has told of all networks that this host uses, or has had its time to: a name that is
+// not known yet would be asked elsewhere, and its asker told that there is none.
+func (a *Agent) learnNames(ctx context.Context) {
+	defer close(a.namesKnown)
+	patience := freshPatience
+	parts := []string{store.Meta}
+	for _, id := range a.follower.Following() {
+		parts = append(parts, record.NetPartition(id))
+	}
+	for _, p := range parts {
+		if a.follower.Picture().Rev(p) == 0 {
+			patience = seedPatience
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, p := range parts {
+		if a.follower.WaitSynced(ctx, p) != nil {
+			return
 		}
 	}
 }

@@ -31,6 +31,7 @@ type machine struct {
 	journal   func(disk store.Store, dir string) *journal.Journal
 	sandboxes func(sandbox.Config) (runner, error)
 	names     func(dnssvc.Config) names
+	sockets   func(*slog.Logger) *fdStore // what keeps the sockets of names beyond this process; nil, and a nil one: nothing does
 	firewall  func(firewalld.Config) firewall
 	store     func(place, *slog.Logger) (store.Store, error) // a client; it does not wait for an answer
 	listen    func(socket string) (net.Listener, error)
@@ -45,6 +46,7 @@ func thisMachine(k *kernel.Kernel) machine {
 		journal:   journal.New,
 		sandboxes: func(cfg sandbox.Config) (runner, error) { return sandbox.New(cfg) },
 		names:     func(cfg dnssvc.Config) names { return dnssvc.New(cfg) },
+		sockets:   openFDStore,
 		firewall:  func(cfg firewalld.Config) firewall { return firewalld.New(cfg) },
 		store: func(p place, log *slog.Logger) (store.Store, error) {
 			return open.Open(p.url, p.opts, open.Options{Log: log})

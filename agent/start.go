@@ -188,7 +188,11 @@ func (a *Agent) wire(id journal.Identity) error {
 		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,
 		watch: a.kernel.Watch, firewall: a.firewall,
 	})
-	a.dns = a.machine.names(dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable})
+	names := dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable, Ready: a.namesKnown}
+	if a.sockets != nil {
+		names.Keeper = a.sockets
+	}
+	a.dns = a.machine.names(names)
 	a.uses = newUses(a.follower, a.isLocal, a.boxes)
 	a.tellLastLife()
 	for _, part := range seed.Partitions() {

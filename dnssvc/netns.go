@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,34 +34,77 @@ type sockets struct {
 	tcp *net.TCPListener
 }
 
-func (s *sockets) close() { _ = errors.Join(s.udp.Close(), s.tcp.Close()) }
+func (s *sockets) close() {
+	if s.udp != nil {
+		_ = s.udp.Close()
+	}
+	if s.tcp != nil {
+		_ = s.tcp.Close()
+	}
+}
 
-// listen opens the sockets of a resolver in a network namespace. A socket belongs for ever to the namespace of the thread that made it.
-func listen(ctx context.Context, path string) (*sockets, error) {
+// listen returns the sockets of a sandbox's resolver in a network namespace: those that the Keeper has, and new ones for what it has not.
+// A socket belongs for ever to the namespace of the thread that made it.
+func listen(ctx context.Context, id, path string, keeper Keeper) (*sockets, error) {
 	in, err := namespaceOf(path)
 	if err != nil {
 		return nil, err
 	}
 	s := &sockets{in: in}
-	if err := within(path, func() error { return s.open(ctx) }); err != nil {
+	if keeper != nil {
+		s.adopt(id, keeper)
+	}
+	hadUDP, hadTCP := s.udp != nil, s.tcp != nil
+	if err := s.openMissing(ctx, path, keeper != nil); err != nil {
+		s.close()
 		return nil, fmt.Errorf("open %s:%d in network namespace %s: %w", resolverAddr, resolverPort, path, err)
 	}
+	if keeper != nil && !hadUDP {
+		keeper.Keep(id, s.udp)
+	}
+	if keeper != nil && !hadTCP {
+		keeper.Keep(id, s.tcp)
+	}
 	return s, nil
+}
+
+// lettingGo is how long a Keeper may take to let a socket go that it was told to drop: until then the address is in use.
+const (
+	lettingGo = 2 * time.Second
+	lookAgain = 5 * time.Millisecond
+)
+
+// openMissing opens the sockets that are not there yet.
+func (s *sockets) openMissing(ctx context.Context, path string, wait bool) error {
+	if s.udp != nil && s.tcp != nil {
+		return nil
+	}
+	for end := time.Now().Add(lettingGo); ; time.Sleep(lookAgain) {
+		err := within(path, func() error { return s.open(ctx) })
+		if !errors.Is(err, unix.EADDRINUSE) || !wait || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (s *sockets) open(ctx context.Context) error {
 	addr := fmt.Sprintf("%s:%d", resolverAddr, resolverPort)
 	lc := net.ListenConfig{Control: widen}
 	lc.SetMultipathTCP(false)
-	udp, err := lc.ListenPacket(ctx, "udp4", addr)
-	if err != nil {
-		return err
+	if s.udp == nil {
+		udp, err := lc.ListenPacket(ctx, "udp4", addr)
+		if err != nil {
+			return err
+		}
+		s.udp = udp.(*net.UDPConn)
 	}
-	tcp, err := lc.Listen(ctx, "tcp4", addr)
-	if err != nil {
-		return errors.Join(err, udp.Close())
+	if s.tcp == nil {
+		tcp, err := lc.Listen(ctx, "tcp4", addr)
+		if err != nil {
+			return err
+		}
+		s.tcp = tcp.(*net.TCPListener)
 	}
-	s.udp, s.tcp = udp.(*net.UDPConn), tcp.(*net.TCPListener)
 	return nil
 }
 

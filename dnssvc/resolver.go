@@ -37,7 +37,7 @@ func openResolver(s *Service, sb Sandbox) (*resolver, error) {
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	r.known.Store(newKnowledge(sb))
 	var err error
-	if r.sockets, err = listen(r.ctx, sb.Netns); err != nil {
+	if r.sockets, err = listen(r.ctx, sb.ID, sb.Netns, s.cfg.Keeper); err != nil {
 		r.cancel()
 		return nil, err
 	}
@@ -47,9 +47,30 @@ func openResolver(s *Service, sb Sandbox) (*resolver, error) {
 		r.sockets.close()
 		return nil, err
 	}
-	r.wg.Go(func() { r.serveUDP(newBatch(raw)) })
-	r.wg.Go(r.serveTCP)
+	r.wg.Go(func() {
+		if r.ready() {
+			r.serveUDP(newBatch(raw))
+		}
+	})
+	r.wg.Go(func() {
+		if r.ready() {
+			r.serveTCP()
+		}
+	})
 	return r, nil
+}
+
+// ready waits until questions may be answered; false if the resolver was closed before.
+func (r *resolver) ready() bool {
+	if r.service.cfg.Ready == nil {
+		return true
+	}
+	select {
+	case <-r.service.cfg.Ready:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
 }
 
 // standsIn tells whether the sockets are in the namespace that a file stands for now.

@@ -25,6 +25,8 @@ type Config struct {
 	Picture   func() *record.Snapshot     // the newest picture; called for every batch of questions, so it must be cheap
 	Upstreams func() []netip.AddrPort     // who is asked for a sandbox without servers of its own
 	Usable    func(*record.Endpoint) bool // tells whether an endpoint may be answered with now; nil: each one that runs
+	Keeper    Keeper                      // nil: the sockets end with this process
+	Ready     <-chan struct{}             // questions wait until it is closed; nil: it is known at once what there is
 }
 
 // Sandbox is what the resolver of one sandbox knows.
@@ -94,6 +96,7 @@ func (s *Service) Set(ctx context.Context, sb Sandbox) error {
 		}
 		sl.resolver.close()
 		sl.resolver = nil
+		s.drop(sb.ID)
 	}
 	r, err := openResolver(s, sb)
 	if err != nil {
@@ -103,11 +106,18 @@ func (s *Service) Set(ctx context.Context, sb Sandbox) error {
 	return nil
 }
 
-// Remove closes the sockets of a sandbox and waits until nothing of its resolver is left. One that is not there is no error.
+// Remove closes the sockets of a sandbox for good, and waits until nothing of its resolver is left. One that is not there is no error.
 func (s *Service) Remove(id string) {
+	if s.leave(id) {
+		s.drop(id)
+	}
+}
+
+// leave closes the resolver of a sandbox; the sockets may go on with the Keeper. It returns false where there is none.
+func (s *Service) leave(id string) bool {
 	sl, err := s.take(context.Background(), id, false)
 	if err != nil || sl == nil {
-		return
+		return false
 	}
 	defer sl.release()
 	if sl.resolver != nil {
@@ -117,9 +127,17 @@ func (s *Service) Remove(id string) {
 	s.mu.Lock()
 	delete(s.slots, id)
 	s.mu.Unlock()
+	return true
 }
 
-// Close removes all sandboxes and waits for everything that the Service started.
+func (s *Service) drop(id string) {
+	if s.cfg.Keeper != nil {
+		s.cfg.Keeper.Drop(id)
+	}
+}
+
+// Close ends all resolvers and waits for everything that the Service started. Sockets that the Keeper has go on: what is asked meanwhile waits
+// in them for the next Service.
 func (s *Service) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -130,7 +148,7 @@ func (s *Service) Close() {
 	s.mu.Unlock()
 	s.cancel()
 	for _, id := range ids {
-		s.Remove(id)
+		s.leave(id)
 	}
 	s.forward.wait()
 }

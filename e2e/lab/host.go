@@ -37,9 +37,10 @@ type Host struct {
 
 	number int
 
-	mu     sync.Mutex // guards what follows
-	agent  *process
-	client *grpc.ClientConn
+	mu      sync.Mutex // guards what follows
+	agent   *process
+	client  *grpc.ClientConn
+	manager *manager // nil: agents are started without one
 }
 
 // AddHost plugs a new host in. Its agent is not started.
@@ -83,7 +84,14 @@ func (h *Host) Start() error {
 	if err != nil {
 		return err
 	}
+	started := func() {}
+	if h.manager != nil {
+		if started, err = h.manager.prepare(cmd); err != nil {
+			return errors.Join(err, cmd.Stderr.(*os.File).Close())
+		}
+	}
 	h.agent, err = launch(cmd, h.Node.Start)
+	started()
 	h.lab.cfg.Log.Debug("agent started", "host", h.Name, "error", err)
 	return errors.Join(err, cmd.Stderr.(*os.File).Close())
 }
@@ -262,6 +270,11 @@ func (h *Host) PowerOff(ctx context.Context) error {
 	if err := h.Kill(); err != nil {
 		return err
 	}
+	h.mu.Lock()
+	if h.manager != nil {
+		h.manager.forget()
+	}
+	h.mu.Unlock()
 	if err := (remains{mark: h.Dir(), dir: h.RunDir()}).clear(ctx); err != nil {
 		return fmt.Errorf("power %s off: %w", h.Name, err)
 	}

@@ -200,6 +200,7 @@ func (l *Lab) Close() error {
 	err := remainsOf(l.cfg).clear(context.Background())
 	for _, h := range l.Hosts() {
 		h.reap()
+		h.unmanage()
 	}
 	_ = os.Remove(l.cfg.Dir + ".lock")
 	return errors.Join(err, ignoreClosed(l.lock.Close()))
