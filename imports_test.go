@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"agent/doctor":            {"store/record", "kernel"},
 	"identity":                {"store/credential"},
 	"agent/registry":          {"store", "store/record", "store/backup", "ipam"},
-	"agent/api":               {"proto/weft/v1", "store", "store/record", "agent/registry", "agent/event"},
+	"agent/api":               {"proto/weft/v1", "store", "store/record", "agent/registry", "agent/event", "agent/doctor"},
 	"agent/sandbox":           {"kernel"},
 	"agent/dockerd":           {},
 	"agent/journal":           {"store", "store/record"},

@@ -436,36 +436,18 @@ func (l *loop) readAll(ctx context.Context, v view) {
 		_ = l.fail(hostPart, fmt.Errorf("list weft's network namespaces: %w", err))
 		return
 	}
-	spaces = append(spaces, kernel.HostNS)
-	for _, lo := range v.locals {
-		for _, p := range lo.ports {
-			spaces = append(spaces, p.Netns)
-		}
-	}
-	slices.Sort(spaces)
-	found, err := l.exec.Read(ctx, slices.Compact(spaces))
+	found, err := l.exec.Read(ctx, v.spaces(spaces))
 	if err != nil {
 		_ = l.fail(hostPart, fmt.Errorf("read the kernel's state: %w", err))
 		return
 	}
 	l.fresh = true
-	l.have = map[record.NetworkID]kernel.State{}
 	for k := range found {
 		if slowToDelete(found[k]) && l.leaving[k.String()] {
 			delete(found, k)
 		}
 	}
-	for id := range v.locals {
-		l.have[id] = claim(v.want(id), found)
-		space := overlay.NetnsPath(v.settings, id)
-		for k, o := range found {
-			if k.NS == space {
-				l.have[id][k] = o
-				delete(found, k)
-			}
-		}
-	}
-	l.have[portsPart], l.have[hostPart] = claim(v.want(portsPart), found), claim(v.want(hostPart), found)
+	l.have = v.share(found)
 	if l.begun {
 		maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them
 	}
@@ -474,16 +456,4 @@ func (l *loop) readAll(ctx context.Context, v view) {
 	for id := range v.locals {
 		_ = l.bringInLine(ctx, v, id, follow.NetDirty{All: true})
 	}
-}
-
-// claim moves what want has keys of from found into the result.
-func claim(want, found kernel.State) kernel.State {
-	out := kernel.State{}
-	for k := range want {
-		if o, ok := found[k]; ok {
-			out[k] = o
-			delete(found, k)
-		}
-	}
-	return out
 }

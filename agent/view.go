@@ -3,6 +3,7 @@ package agent
 import (
 	"maps"
 	"net/netip"
+	"slices"
 
 	"weft/bridge"
 	"weft/kernel"
@@ -168,4 +169,45 @@ func take(part, keys, have kernel.State) {
 			part[k] = o
 		}
 	}
+}
+
+// spaces are the namespaces that hold something of weft's: its own, the host's, and those of the sandboxes.
+func (v view) spaces(own []string) []string {
+	out := append(own, kernel.HostNS)
+	for _, lo := range v.locals {
+		for _, p := range lo.ports {
+			out = append(out, p.Netns)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// share divides what the kernel was found to have among the parts that want it; a network has all of its own namespace. What nobody wants stays in found.
+func (v view) share(found kernel.State) map[record.NetworkID]kernel.State {
+	out := map[record.NetworkID]kernel.State{}
+	for id := range v.locals {
+		out[id] = claim(v.want(id), found)
+		space := overlay.NetnsPath(v.settings, id)
+		for k, o := range found {
+			if k.NS == space {
+				out[id][k] = o
+				delete(found, k)
+			}
+		}
+	}
+	out[portsPart], out[hostPart] = claim(v.want(portsPart), found), claim(v.want(hostPart), found)
+	return out
+}
+
+// claim moves what want has keys of from found into the result.
+func claim(want, found kernel.State) kernel.State {
+	out := kernel.State{}
+	for k := range want {
+		if o, ok := found[k]; ok {
+			out[k] = o
+			delete(found, k)
+		}
+	}
+	return out
 }

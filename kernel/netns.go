@@ -141,3 +141,14 @@ func ownNamespaces(dir string) ([]string, error) {
 	}
 	return out, nil
 }
+
+// Within runs f on a thread that is meanwhile in the network namespace of a file: sockets that it opens stay there. f must not start goroutines that
+// rely on it.
+func Within(path string, f func() error) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	return inside(file, f)
+}

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"weft/agent/doctor"
 	"weft/agent/event"
 	"weft/agent/registry"
 	"weft/store"
@@ -66,6 +67,8 @@ type ClusterBackend interface {
 	// number of events before e that the caller was too slow for.
 	Events(ctx context.Context, r EventsRequest, emit func(e event.Event, missed uint64) error) error
 	About(ctx context.Context) About
+	// Doctor examines this host: tell hears what is being looked at, emit each check.
+	Doctor(ctx context.Context, quick bool, tell func(what string), emit func(doctor.Check) error) error
 	WaitApplied(ctx context.Context, partition string, rev store.Rev) error
 }
 
