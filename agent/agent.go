@@ -22,6 +22,7 @@ import (
 	"weft/bridge"
 	"weft/kernel"
 	"weft/overlay"
+	weftv1 "weft/proto/weft/v1"
 	"weft/store"
 	"weft/store/follow"
 	"weft/store/record"
@@ -35,6 +36,9 @@ type Agent struct {
 	machine   machine
 	clock     Clock
 	peers     peer.Peers // asks the agents of other hosts
+	clients   *peer.Clients
+	identity  credentials            // of this host among the others
+	enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
 	health    *health.Watcher
 	journal   *journal.Journal
 	store     store.Store // the relay
@@ -110,7 +114,7 @@ func Run(ctx context.Context, cfg Config) error {
 // newAgent makes an agent that has touched nothing yet.
 func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
 	return &Agent{
-		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{},
+		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, identity: noCredentials{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
 		namesKnown: make(chan struct{}),
@@ -208,6 +212,8 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.mover.run)
 	run(a.keepPicture)
 	run(a.health.Run)
+	run(a.servePeers)
+	run(a.keepPeers)
 	run(a.watchStale)
 	run(a.watchEnds)
 	run(a.removeEnded)

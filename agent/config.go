@@ -20,20 +20,21 @@ import (
 
 // Config is what weftd's options say. agent.Run checks it before it changes anything.
 type Config struct {
-	ClusterStore   string            // URL, or "embedded"
-	StoreOpts      map[string]string // --cluster-store-opt
-	Advertise      string            // INTERFACE[:PORT] or ADDRESS[:PORT]; "": of the default route
-	DataAddr       string            // address or interface of the tunnels; "": the advertised one
-	StateDir       string
-	RunDir         string
-	Socket         string // path of the admin socket
-	VXLANPort      uint16
-	EmbeddedListen string // ADDRESS:PORT; "": loopback
-	HostName       string // "": the machine's
-	PluginDir      string // where IPAM plugins are looked for before Docker's directories; "": only there
-	LogLevel       string
-	AddrPools      []record.AddrPool
-	StaleGrace     time.Duration // how long a host must have been lost before another may have the names of its endpoints
+	ClusterStore    string            // URL, or "embedded"
+	StoreOpts       map[string]string // --cluster-store-opt
+	Advertise       string            // INTERFACE[:PORT] or ADDRESS[:PORT]; "": of the default route
+	DataAddr        string            // address or interface of the tunnels; "": the advertised one
+	StateDir        string
+	RunDir          string
+	Socket          string // path of the admin socket
+	VXLANPort       uint16
+	EmbeddedListen  string // ADDRESS:PORT; "": loopback
+	HostName        string // "": the machine's
+	PluginDir       string // where IPAM plugins are looked for before Docker's directories; "": only there
+	LogLevel        string
+	AddrPools       []record.AddrPool
+	RefuseForwarded bool          // take no commands from other hosts
+	StaleGrace      time.Duration // how long a host must have been lost before another may have the names of its endpoints
 }
 
 // peerPort is where agents listen for each other where --cluster-advertise names no port: that of dockerd's --cluster-advertise.

@@ -19,6 +19,8 @@ func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
 	}
 	if v.Self {
 		v.Notes = a.notes()
+	} else if note := a.peerNote(h.ID); note != "" {
+		v.Notes = []string{note}
 	}
 	return v
 }

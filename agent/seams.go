@@ -35,6 +35,7 @@ type machine struct {
 	firewall  func(firewalld.Config) firewall
 	store     func(place, *slog.Logger) (store.Store, error) // a client; it does not wait for an answer
 	listen    func(socket string) (net.Listener, error)
+	peers     func(address string) (net.Listener, error)        // for other agents
 	serve     func(context.Context, net.Listener, *Agent) error // until the context ends
 }
 
@@ -52,6 +53,7 @@ func thisMachine(k *kernel.Kernel) machine {
 			return open.Open(p.url, p.opts, open.Options{Log: log})
 		},
 		listen: api.Listen,
+		peers:  func(address string) (net.Listener, error) { return net.Listen("tcp", address) },
 		serve:  func(ctx context.Context, l net.Listener, a *Agent) error { return api.Serve(ctx, l, a, a.log) },
 	}
 }

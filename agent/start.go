@@ -183,6 +183,7 @@ func (a *Agent) wire(id journal.Identity) error {
 		})
 	}
 	a.firewall = a.newFirewalld()
+	a.wirePeers()
 	a.wireHealth()
 	a.loop = newLoop(loopConfig{
 		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,

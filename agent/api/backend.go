@@ -22,6 +22,7 @@ type Backend interface {
 	ClusterBackend
 	StoreBackend
 	ImportBackend
+	Router
 }
 
 // NetworkBackend is what the Networks service calls.

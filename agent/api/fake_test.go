@@ -39,7 +39,8 @@ type fake struct {
 	store     api.StoreStatus
 	stream    api.Stream
 	lines     []api.LogLine
-	block     bool // WaitSandbox waits for its context
+	route     func(ref string) (api.Way, error) // nil: everything is here
+	block     bool                              // WaitSandbox waits for its context
 }
 
 type (
@@ -71,6 +72,12 @@ type (
 func (f *fake) CreateNetwork(_ context.Context, r api.NetworkRequest) (record.NetworkID, []string, error) {
 	f.asked = r
 	return "n1", []string{"careful"}, f.err
+}
+func (f *fake) Route(_ context.Context, ref string) (api.Way, error) {
+	if f.route != nil {
+		return f.route(ref)
+	}
+	return api.Way{Ref: ref}, nil
 }
 func (f *fake) Networks(context.Context, bool) ([]api.NetworkView, error) { return f.networks, f.err }
 func (f *fake) Network(_ context.Context, ref string) (api.NetworkView, error) {

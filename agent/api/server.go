@@ -79,12 +79,14 @@ func makeRoom(path string) error {
 
 // Serve answers on l until ctx ends; calls under way then get a second to finish. It returns when all of them have.
 func Serve(ctx context.Context, l net.Listener, b Backend, log *slog.Logger) error {
+	away := &forwarder{r: b}
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(4096),
 		grpc.WaitForHandlers(true),
-		grpc.ChainUnaryInterceptor(unaryErrors(log)),
-		grpc.ChainStreamInterceptor(streamErrors(log)),
+		grpc.ForceServerCodecV2(newPassing()),
+		grpc.ChainUnaryInterceptor(unaryErrors(log), away.unary),
+		grpc.ChainStreamInterceptor(streamErrors(log), away.stream),
 	)
 	weftv1.RegisterNetworksServer(s, &networks{b: b})
 	boxes := &sandboxes{b: b}
@@ -111,6 +113,7 @@ func Serve(ctx context.Context, l net.Listener, b Backend, log *slog.Logger) err
 	cancel()
 	stopping.Wait()
 	boxes.inputs.Wait()
+	away.inputs.Wait()
 	if failed {
 		return fmt.Errorf("serve the admin socket: %w", err)
 	}

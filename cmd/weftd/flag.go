@@ -35,6 +35,7 @@ type flags struct {
 	pluginDir string
 	hostname  string
 	grace     time.Duration
+	refuse    bool
 }
 
 func command(run func(context.Context, agent.Config) error) *cobra.Command {
@@ -99,6 +100,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts (default: on loopback only)")
 	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
 	fs.DurationVar(&f.grace, "stale-grace", 5*time.Minute, "how long a host must have been lost before a sandbox elsewhere gets the name that one of its endpoints has")
+	fs.BoolVar(&f.refuse, "refuse-forwarded", false, "take no commands about this host's sandboxes from other hosts of the cluster")
 	fs.StringVar(&f.hostname, "name", "", "this host's name in the cluster (default: its host name)")
 	fs.StringVar(&f.pluginDir, "plugin-dir", "", "where IPAM plugins (NAME.sock, NAME.spec, NAME.json) are looked for before Docker's directories")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -107,7 +109,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 func (f *flags) agentConfig() (agent.Config, error) {
 	cfg := agent.Config{
 		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
-		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace, PluginDir: f.pluginDir,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace, PluginDir: f.pluginDir, RefuseForwarded: f.refuse,
 	}
 	var err error
 	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {

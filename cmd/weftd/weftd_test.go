@@ -73,12 +73,13 @@ func TestWithoutOptionsTheAgentWorks(t *testing.T) {
 func TestEveryOptionReachesTheAgent(t *testing.T) {
 	got, _, err := weftd(t, "--config", file(t, ""), "--cluster-store=etcd://h:2379/p", "--cluster-store-opt=kv.user=u,kv.passwordfile=/pw", "--cluster-store-opt", "discovery.ttl=20",
 		"--cluster-advertise=eth0:2376", "--data-addr=192.0.2.1", "--state-dir=/s", "--run-dir=/r", "-H", "unix:///x/sock", "--vxlan-port=8472",
-		"--embedded-listen=192.0.2.1:2379", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug", "--stale-grace=90s")
+		"--embedded-listen=192.0.2.1:2379", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug", "--stale-grace=90s",
+		"--refuse-forwarded")
 	want := agent.Config{
 		ClusterStore: "etcd://h:2379/p", StoreOpts: map[string]string{"kv.user": "u", "kv.passwordfile": "/pw", "discovery.ttl": "20"}, Advertise: "eth0:2376", DataAddr: "192.0.2.1",
 		StateDir: "/s", RunDir: "/r", Socket: "/x/sock", VXLANPort: 8472, EmbeddedListen: "192.0.2.1:2379", HostName: "alpha", LogLevel: "debug",
 		AddrPools:  []record.AddrPool{{Base: netip.MustParsePrefix("10.9.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("172.30.0.0/16"), Size: 26}},
-		StaleGrace: 90 * time.Second,
+		StaleGrace: 90 * time.Second, RefuseForwarded: true,
 	}
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); d != "" || err != nil {
 		t.Error(d, err)
