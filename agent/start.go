@@ -118,8 +118,14 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 		return next, a.journal.PutSandbox(ctx, next)
 	}
 	next := edited(s)
+	var releases []journal.Release
 	for i := range next.Attachments {
-		next.Attachments[i].Intent = next.Attachments[i].Intent && live // the store will tell whether it was announced
+		at := &next.Attachments[i]
+		if s.Status == record.SandboxCreated && !live && at.Endpoint != "" { // its first start was cut short: it has claimed nothing yet
+			releases = append(releases, journal.Release{Network: at.Network, Endpoint: at.Endpoint})
+			at.Endpoint, at.Addrs = "", nil
+		}
+		at.Intent = at.Intent && live // the store will tell whether it was announced
 	}
 	switch {
 	case live:
@@ -145,7 +151,7 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 	if next.Status == record.SandboxRestarting {
 		a.restarter.later(s.ID, 0)
 	}
-	return next, a.journal.PutSandbox(ctx, next)
+	return next, a.journal.PutSandbox(ctx, next, releases...)
 }
 
 // wire makes the parts and tells each what it needs of the others.

@@ -1,0 +1,248 @@
+//go:build !race
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"weft/bridge"
+	"weft/dnssvc"
+	"weft/kernel"
+	"weft/store"
+	"weft/store/record"
+)
+
+// holdings are the store's records as they are now.
+func (w *simWorld) holdings() record.Holdings {
+	b := w.store.Backup()
+	slices.SortFunc(b.Entries, func(a, b store.Entry) int { return strings.Compare(a.Key.Name, b.Key.Name) })
+	h := record.Holdings{Meta: store.Snapshot{Rev: b.Rev}, Alive: store.Snapshot{Rev: b.Rev}, Others: map[string]store.Snapshot{}}
+	for _, e := range b.Entries {
+		switch p := e.Key.Partition; p {
+		case store.Meta:
+			h.Meta.Entries = append(h.Meta.Entries, e)
+		case store.Alive:
+			h.Alive.Entries = append(h.Alive.Entries, e)
+		default:
+			s := h.Others[p]
+			s.Rev, s.Entries = b.Rev, append(s.Entries, e)
+			h.Others[p] = s
+		}
+	}
+	return h
+}
+
+// passing are rules that a sound store may break for a moment.
+var passing = map[record.Rule]bool{record.RuleDeleter: true, record.RuleFenced: true, record.RuleNoHost: true}
+
+// written looks at the records after a transaction: what must hold at every revision.
+func (w *simWorld) written() {
+	w.mu.Lock()
+	lost := w.lost
+	w.mu.Unlock()
+	if lost {
+		return
+	}
+	for _, f := range record.Check(w.holdings()) {
+		if !passing[f.Rule] {
+			w.violated("%s: %s: %s", f.Rule, f.Key, f.Wrong)
+		}
+	}
+}
+
+// holder is who has an address live.
+type holder struct {
+	host *simHost
+	box  *record.Sandbox
+	at   record.Attachment
+}
+
+// look checks what must hold at every moment.
+func (w *simWorld) look() {
+	type place struct {
+		net  record.NetworkID
+		addr netip.Addr
+	}
+	live := map[place]holder{}
+	for _, h := range w.hosts {
+		l := h.alive()
+		if l == nil || !l.isUp() {
+			continue
+		}
+		for _, s := range l.agent.boxes.snapshot() {
+			for _, at := range s.Attachments {
+				if !s.Up || at.Intent || at.Endpoint == "" || l.agent.isLocal(at.Network) {
+					continue
+				}
+				for _, a := range at.Addrs {
+					if o, twice := live[place{at.Network, a}]; twice {
+						w.violated("%s is live twice: of %s on %s, and of %s on %s", a, o.box.Name, o.host.name, s.Name, h.name)
+					}
+					live[place{at.Network, a}] = holder{h, s, at}
+				}
+			}
+		}
+	}
+}
+
+func (l *simLife) isUp() bool {
+	select {
+	case <-l.up:
+		return true
+	default:
+		return false
+	}
+}
+
+// unsettled lists what is not as it should be once nothing fails any more.
+func (w *simWorld) unsettled() []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	holdings := w.holdings()
+	for _, f := range record.Check(holdings) {
+		say("the store: %s: %s: %s", f.Rule, f.Key, f.Wrong)
+	}
+	truth := map[record.EndpointID]*record.Endpoint{}
+	for p, s := range holdings.Others {
+		net, _ := record.Empty().Apply(p, store.Batch{Rev: s.Rev, Puts: s.Entries}).Net(record.NetworkID(strings.TrimPrefix(p, record.NetPartition(""))))
+		for ep := range net.Endpoints() {
+			truth[ep.ID] = ep
+		}
+	}
+	for _, e := range holdings.Meta.Entries {
+		if strings.HasPrefix(e.Key.Name, "cleared/") {
+			say("the store: %s is left", e.Key)
+		}
+	}
+	wanted := map[record.EndpointID]bool{}
+	for _, h := range w.hosts {
+		l := h.alive()
+		if l == nil || !l.isUp() || !l.agent.member.joined() {
+			say("%s has not joined", h.name)
+			continue
+		}
+		out = append(out, l.unpublished(truth, wanted)...)
+		if len(out) == 0 { // what takes longest comes last
+			out = append(out, l.undone()...)
+		}
+		out = append(out, l.unanswered(truth)...)
+	}
+	for id, ep := range truth {
+		if !wanted[id] {
+			say("the store: endpoint %.6s (%s %v) of host %.6s is nobody's", id, ep.Name, ep.Addrs, ep.Host)
+		}
+	}
+	return out
+}
+
+// unpublished compares the records with the sandboxes of a host.
+func (l *simLife) unpublished(truth map[record.EndpointID]*record.Endpoint, wanted map[record.EndpointID]bool) (out []string) {
+	a := l.agent
+	say := func(format string, args ...any) { out = append(out, l.host.name+": "+fmt.Sprintf(format, args...)) }
+	id := a.member.identity()
+	if left, err := a.journal.Releases(context.Background()); err != nil || len(left) > 0 {
+		say("releases are left: %v %v", left, err)
+	}
+	for sid, s := range a.boxes.snapshot() {
+		l.host.mu.Lock()
+		b := l.host.boxes[string(sid)]
+		runs := b != nil && b.running
+		l.host.mu.Unlock()
+		if runs != s.Up {
+			say("sandbox %s runs=%v, and the agent has it as up=%v %s", s.Name, runs, s.Up, s.Status)
+		}
+		for _, at := range s.Attachments {
+			if at.Intent {
+				say("sandbox %s: its attachment to %.6s is an intent still", s.Name, at.Network)
+			}
+			if at.Endpoint == "" || a.isLocal(at.Network) {
+				continue
+			}
+			if _, there := a.picture().Network(at.Network); !there && !s.Up { // it was never in it, or it would be there
+				continue
+			}
+			want, have := endpointOf(id.Host, id.Incarnation, s, at), truth[at.Endpoint]
+			wanted[at.Endpoint] = true
+			if have == nil {
+				say("sandbox %s: no record of its endpoint %.6s in %.6s", s.Name, at.Endpoint, at.Network)
+			} else if have.Host != want.Host || have.Name != want.Name || !slices.Equal(have.Addrs, want.Addrs) || have.Running != want.Running || have.Sandbox != sid {
+				say("sandbox %s: its record says host %.6s name %s addrs %v running %v, and should say %.6s %s %v %v", s.Name,
+					have.Host, have.Name, have.Addrs, have.Running, want.Host, want.Name, want.Addrs, want.Running)
+			}
+		}
+	}
+	return out
+}
+
+// undone compares a host's kernel with what its picture and its sandboxes ask for.
+func (l *simLife) undone() []string {
+	a := l.agent
+	p := a.picture()
+	v := newView(a.settings(), p, a.locals())
+	v.answers = a.answering(p)
+	v.published = func() []bridge.Published { return a.published(p) }
+	want := v.want(hostPart)
+	maps.Copy(want, v.want(portsPart))
+	spaces := []string{kernel.HostNS}
+	for id, lo := range v.locals {
+		maps.Copy(want, v.want(id))
+		for _, p := range lo.ports {
+			spaces = append(spaces, p.Netns)
+		}
+	}
+	k := l.host.now()
+	own, err := k.Namespaces(context.Background())
+	if err != nil {
+		return []string{err.Error()}
+	}
+	have, err := k.Read(context.Background(), append(spaces, own...))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, o := range kernel.Diff(want, have) {
+		out = append(out, fmt.Sprintf("%s: the kernel: still to do: %s", l.host.name, o))
+	}
+	return out[:min(len(out), 4)]
+}
+
+// unanswered compares what a host's sandboxes are answered with what runs.
+func (l *simLife) unanswered(truth map[record.EndpointID]*record.Endpoint) (out []string) {
+	say := func(format string, args ...any) { out = append(out, l.host.name+": "+fmt.Sprintf(format, args...)) }
+	l.names.mu.Lock()
+	boxes := maps.Clone(l.names.boxes)
+	l.names.mu.Unlock()
+	for id, s := range l.agent.boxes.snapshot() {
+		sb, asks := boxes[string(id)]
+		if delete(boxes, string(id)); s.Up && l.agent.hasNames(s) != asks {
+			say("sandbox %s is up, and has a resolver: %v", s.Name, asks)
+		}
+		if !asks {
+			continue
+		}
+		for _, n := range sb.Networks {
+			for _, ep := range truth {
+				if ep.Network != n.ID {
+					continue
+				}
+				var want []netip.Addr
+				if ep.Running {
+					want = ep.Addrs
+				}
+				network, _ := l.agent.picture().Network(n.ID)
+				if got := dnssvc.Addresses(l.names.cfg, sb, ep.Name+"."+network.Name); !slices.Equal(got, want) {
+					say("sandbox %s is answered %s.%s with %v, and should be with %v", s.Name, ep.Name, network.Name, got, want)
+				}
+			}
+		}
+	}
+	for id := range boxes {
+		say("there is a resolver of sandbox %.6s, which is gone", id)
+	}
+	return out
+}

@@ -1,0 +1,238 @@
+//go:build !race
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weft/kernel/fake"
+	"weft/store"
+	"weft/store/memory"
+)
+
+// The simulation: whole agents over one store, in virtual time. What is theirs is real (newAgent and live, as Run has them); their machines, the
+// store and the links between them are in memory, and fail as a seed says.
+
+// Times of the simulation.
+const (
+	simGrace   = 20 * time.Second
+	simCall    = 20 * time.Second // of a command; what is claimed without a store fails long before
+	simClaim   = 5 * time.Second  // and this is how long that may take
+	simPatient = 4 * time.Minute  // until all is as it should be, once nothing fails any more
+)
+
+// simWorld is one cluster, with what has happened in it.
+type simWorld struct {
+	seed  uint64
+	rng   *rand.Rand // the driver's alone
+	dir   string
+	log   *slog.Logger
+	store *memory.World
+	hosts []*simHost
+	begun time.Time
+
+	mutation mutation
+
+	calls sync.WaitGroup // commands that the driver does not wait for
+
+	mu      sync.Mutex // guards what follows
+	story   []string
+	wrong   []string
+	away    bool // the store, for everybody
+	cuts    map[*simHost]bool
+	changes int // of what can be reached
+	kept    *memory.Backup
+	lost    bool // the store has lost records, and agents may have seen it
+}
+
+// mutation is something broken on purpose, which the simulation has to find.
+type mutation struct {
+	txn  func(store.Txn) store.Txn
+	life func(*simLife)
+}
+
+func newSimWorld(seed uint64, dir string, log *slog.Logger, m mutation) *simWorld {
+	w := &simWorld{
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 6)), dir: dir, log: log, store: memory.New(), begun: time.Now(), mutation: m, cuts: map[*simHost]bool{},
+	}
+	for i := range 2 + w.rng.IntN(3) {
+		h := &simHost{
+			world: w, name: fmt.Sprintf("h%d", i+1), addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), boxes: map[string]*simBox{},
+			disks: map[string]*memory.World{}, files: map[string][]byte{},
+		}
+		h.kernel = fake.New(h.netnsDir())
+		w.hosts = append(w.hosts, h)
+	}
+	return w
+}
+
+func (w *simWorld) altered(t store.Txn) store.Txn {
+	if w.mutation.txn == nil {
+		return t
+	}
+	return w.mutation.txn(t)
+}
+
+func (w *simWorld) mutate(l *simLife) {
+	if w.mutation.life != nil {
+		w.mutation.life(l)
+	}
+}
+
+// tell adds a line to the history.
+func (w *simWorld) tell(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.story = append(w.story, fmt.Sprintf("%9.3fs ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// violated notes that something that must never be has been.
+func (w *simWorld) violated(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.wrong) < 10 {
+		line := fmt.Sprintf("%9.3fs ", time.Since(w.begun).Seconds()) + "VIOLATED: " + fmt.Sprintf(format, args...)
+		w.wrong, w.story = append(w.wrong, line), append(w.story, line)
+	}
+}
+
+func (w *simWorld) failed() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wrong
+}
+
+// isCut tells whether a host cannot reach the store.
+func (w *simWorld) isCut(h *simHost) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.away || w.cuts[h]
+}
+
+// link says who reaches the store from now on.
+func (w *simWorld) link(change func()) {
+	w.mu.Lock()
+	change()
+	w.changes++
+	w.mu.Unlock()
+	for _, h := range w.hosts {
+		if l := h.alive(); l != nil {
+			l.client.Cut(w.isCut(h))
+		}
+	}
+}
+
+// unreached tells whether a host has been without the store since a moment, which is 0 at first.
+func (w *simWorld) unreached(h *simHost, since int) (now int, yes bool) {
+	cut := w.isCut(h) || h.hang.Load()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changes, cut && (since == 0 || since == w.changes)
+}
+
+// simulate lives one history, and returns what went wrong in it, and the history.
+func simulate(t *testing.T, seed uint64, steps int, dir string, log *slog.Logger, m mutation) (wrong, story []string) {
+	synctest.Test(t, func(*testing.T) {
+		w := newSimWorld(seed, dir, log, m)
+		defer w.end()
+		for _, h := range w.hosts {
+			h.start()
+		}
+		w.createNetwork(w.hosts[0])
+		for i := 0; i < steps && len(w.failed()) == 0; i++ {
+			w.step()
+			_ = sleep(context.Background(), w.pause())
+			synctest.Wait()
+			w.look()
+		}
+		w.calls.Wait()
+		if len(w.failed()) == 0 {
+			w.heal()
+			w.converge()
+		}
+		wrong, story = w.failed(), w.story
+	})
+	return wrong, story
+}
+
+// pause is the time between two steps: mostly shorter than what a command takes, at times long.
+func (w *simWorld) pause() time.Duration {
+	switch n := w.rng.IntN(20); {
+	case n < 12:
+		return time.Duration(w.rng.IntN(int(30 * time.Millisecond)))
+	case n < 18:
+		return time.Duration(w.rng.IntN(int(3 * time.Second)))
+	}
+	return time.Duration(w.rng.IntN(int(30 * time.Second)))
+}
+
+// end leaves no goroutine.
+func (w *simWorld) end() {
+	for _, h := range w.hosts {
+		if l := h.alive(); l != nil {
+			l.kill()
+		}
+	}
+	w.calls.Wait()
+}
+
+// heal ends all faults; what was broken stays for the agents to put right.
+func (w *simWorld) heal() {
+	w.tell("all faults end")
+	w.link(func() { w.away = false; clear(w.cuts) })
+	w.mu.Lock()
+	kept := w.kept
+	w.mu.Unlock()
+	for _, h := range w.hosts {
+		h.hang.Store(false)
+		h.watchLag.Store(0)
+		if l := h.alive(); l != nil {
+			l.gate.Lock()
+			l.fuse = 0
+			l.gate.Unlock()
+			if kept != nil {
+				l.kill()
+			}
+		}
+	}
+	if kept != nil { // whoever runs the store puts back what it had
+		w.store.Restore(*kept)
+		w.mu.Lock()
+		w.lost, w.kept = false, nil
+		w.mu.Unlock()
+	}
+	for _, h := range w.hosts {
+		if l := h.alive(); l == nil || l.ctx.Err() != nil {
+			if l != nil {
+				<-l.done
+			}
+			h.start()
+		}
+	}
+}
+
+// converge waits until everything is as it should be.
+func (w *simWorld) converge() {
+	var problems []string
+	wait := time.Second
+	for end := time.Now().Add(simPatient); time.Now().Before(end); _ = sleep(context.Background(), wait) {
+		wait = min(2*wait, 20*time.Second)
+		synctest.Wait()
+		if w.look(); len(w.failed()) > 0 {
+			return
+		}
+		if problems = w.unsettled(); len(problems) == 0 {
+			return
+		}
+	}
+	w.violated("%s after all faults have ended:\n\t%s", simPatient, strings.Join(problems[:min(len(problems), 12)], "\n\t"))
+}
