@@ -33,25 +33,43 @@ func (t TLS) Config() (*tls.Config, error) {
 	}
 	var err error
 	if t.CAFile != "" {
-		if v.roots, err = read(t.Log, func(c [][]byte) (*x509.CertPool, error) { return poolOf(t.CAFile, c[0]) }, t.CAFile); err != nil {
+		if v.roots, err = Authorities(t.CAFile, t.Log); err != nil {
 			return nil, err
 		}
 	}
 	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: true, VerifyConnection: v.verify}
 	if t.CertFile != "" {
-		pair, err := read(t.Log, func(c [][]byte) (*tls.Certificate, error) {
-			p, err := tls.X509KeyPair(c[0], c[1])
-			if err != nil {
-				return nil, fmt.Errorf("%s and %s: %w", t.CertFile, t.KeyFile, err)
-			}
-			return &p, nil
-		}, t.CertFile, t.KeyFile)
+		pair, err := Pair(t.CertFile, t.KeyFile, t.Log)
 		if err != nil {
 			return nil, err
 		}
-		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.get(), nil }
+		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair(), nil }
 	}
 	return out, nil
+}
+
+// Pair reads a certificate and its key, which may be in one file, and returns what tells them as the files have them at each time.
+func Pair(certFile, keyFile string, log *slog.Logger) (func() *tls.Certificate, error) {
+	f, err := read(log, func(c [][]byte) (*tls.Certificate, error) {
+		p, err := tls.X509KeyPair(c[0], c[1])
+		if err != nil {
+			return nil, fmt.Errorf("%s and %s: %w", certFile, keyFile, err)
+		}
+		return &p, nil
+	}, certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	return f.get, nil
+}
+
+// Authorities reads the certificates of those who may have signed others, and returns what tells them as the file has them at each time.
+func Authorities(path string, log *slog.Logger) (func() *x509.CertPool, error) {
+	f, err := read(log, func(c [][]byte) (*x509.CertPool, error) { return poolOf(path, c[0]) }, path)
+	if err != nil {
+		return nil, err
+	}
+	return f.get, nil
 }
 
 // poolOf takes whole certificates only: a bundle whose end is missing is one that is being written.
@@ -83,9 +101,9 @@ func poolOf(path string, content []byte) (*x509.CertPool, error) {
 
 // verifier checks servers.
 type verifier struct {
-	roots *files[*x509.CertPool] // nil: the machine's
-	names []string               // one of them must be the certificate's where the dialled name is not known
-	fixed bool                   // names is what the user says it must have, whatever was dialled
+	roots func() *x509.CertPool // nil: the machine's
+	names []string              // one of them must be the certificate's where the dialled name is not known
+	fixed bool                  // names is what the user says it must have, whatever was dialled
 }
 
 // verify does what crypto/tls would: chain, times, purpose and name. Where the dialled name is an address, the connection does not tell it
@@ -96,7 +114,7 @@ func (v verifier) verify(cs tls.ConnectionState) error {
 	}
 	opts := x509.VerifyOptions{Intermediates: x509.NewCertPool()}
 	if v.roots != nil {
-		opts.Roots = v.roots.get()
+		opts.Roots = v.roots()
 	}
 	for _, c := range cs.PeerCertificates[1:] {
 		opts.Intermediates.AddCert(c)
