@@ -37,7 +37,7 @@ type Agent struct {
 	clock     Clock
 	peers     peer.Peers // asks the agents of other hosts
 	clients   *peer.Clients
-	identity  credentials            // of this host among the others
+	identity  peer.Identity          // of this host among the others
 	enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
 	health    *health.Watcher
 	journal   *journal.Journal
@@ -114,7 +114,7 @@ func Run(ctx context.Context, cfg Config) error {
 // newAgent makes an agent that has touched nothing yet.
 func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
 	return &Agent{
-		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, identity: noCredentials{},
+		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, identity: noIdentity{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
 		namesKnown: make(chan struct{}),

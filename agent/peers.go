@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -20,16 +19,10 @@ import (
 	"weft/agent/event"
 	"weft/agent/journal"
 	"weft/agent/peer"
+	"weft/identity"
 	"weft/store"
 	"weft/store/record"
 )
-
-// credentials is this host's identity among the others, which may come and change while the agent runs.
-type credentials interface {
-	peer.Identity
-	// Changed is closed when there is another certificate than now, or the first one.
-	Changed() <-chan struct{}
-}
 
 // peerRetry is how long after a failure the agent tries again to listen for its peers, or to greet one.
 const (
@@ -37,13 +30,13 @@ const (
 	peerRetryMax = time.Minute
 )
 
-// noCredentials are those of a host that has no certificate and gets none.
-type noCredentials struct{}
+// noIdentity is that of a host that has no certificate and gets none.
+type noIdentity struct{}
 
-func (noCredentials) Server() (*tls.Config, error)                    { return nil, peer.ErrNoIdentity }
-func (noCredentials) Client(*record.Host) (*tls.Config, error)        { return nil, peer.ErrNoIdentity }
-func (noCredentials) HostOf(*x509.Certificate) (record.HostID, error) { return "", peer.ErrNoIdentity }
-func (noCredentials) Changed() <-chan struct{}                        { return nil }
+func (noIdentity) ServerTLS() *tls.Config              { return &tls.Config{} } // nobody is served
+func (noIdentity) ClientTLS(identity.Host) *tls.Config { return &tls.Config{} } // nor called
+func (noIdentity) Current() (*tls.Certificate, error)  { return nil, identity.ErrNone }
+func (noIdentity) Changed() <-chan struct{}            { return nil }
 
 // wirePeers lets the agent ask others, once it has a certificate to show. A simulation has brought peers of its own.
 func (a *Agent) wirePeers() {
@@ -61,12 +54,8 @@ func (a *Agent) servePeers(ctx context.Context) {
 	told := ""
 	for ctx.Err() == nil {
 		changed, again := a.identity.Changed(), (<-chan time.Time)(nil)
-		switch _, err := a.identity.Server(); {
-		case errors.Is(err, peer.ErrNoIdentity):
-		default:
-			if err == nil {
-				err = a.answerPeers(ctx)
-			}
+		if _, err := a.identity.Current(); err == nil {
+			err = a.answerPeers(ctx)
 			if err != nil && err.Error() != told {
 				told = err.Error()
 				a.log.Error("other agents cannot reach this one; trying again", "address", a.underlay.advertise, "error", err)
@@ -95,16 +84,27 @@ func (a *Agent) answerPeers(ctx context.Context) error {
 	defer forwarded.Wait()
 	refusals := &refusals{clock: a.clock, emit: a.events.Emit, name: a.hostName}
 	return peer.Serve(ctx, l, peer.ServerConfig{
-		Log: a.log, Identity: a.identity, Backend: a, Enrolment: a.enrolment, Host: a.hostKnown, Refused: refusals.tell,
+		Log: a.log, Identity: a.identity, Backend: a, Enrolment: a.enrolment, Member: a.memberNamed, Refused: refusals.tell,
 		Forwarded: forwarded.Register, Unary: []grpc.UnaryServerInterceptor{forwarded.Unary}, Stream: []grpc.StreamServerInterceptor{forwarded.Stream},
 	})
 }
 
-// hostKnown returns a host of the cluster. Nothing is known before the first picture.
-func (a *Agent) hostKnown(id record.HostID) (h *record.Host, ok, known bool) {
+// memberNamed returns the host of the cluster that a certificate names. Nothing is known before the first picture.
+func (a *Agent) memberNamed(n identity.Named) (id record.HostID, ok, known bool) {
 	p := a.follower.Picture()
-	h, ok = p.Host(id)
-	return h, ok, p.Rev(store.Meta) > 0
+	if p.Rev(store.Meta) == 0 {
+		return "", false, false
+	}
+	if n.ID != "" {
+		_, ok = p.Host(record.HostID(n.ID))
+		return record.HostID(n.ID), ok, true
+	}
+	for h := range p.Hosts() {
+		if n.Is(peer.NamedAs(h)) {
+			return h.ID, true, true
+		}
+	}
+	return "", false, true
 }
 
 // refusals tells of those who were not let in, each at most once a minute.
@@ -197,7 +197,7 @@ func (a *Agent) keepPeers(ctx context.Context) {
 
 // greetAll greets those who are there and were not greeted yet; false: some did not answer.
 func (a *Agent) greetAll(ctx context.Context, p *record.Snapshot, met map[record.HostID]time.Time) bool {
-	if _, err := a.identity.Server(); err != nil {
+	if _, err := a.identity.Current(); err != nil {
 		return true
 	}
 	var mu sync.Mutex // guards met and all

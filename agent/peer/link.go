@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"weft/identity"
 	"weft/store/record"
 )
 
@@ -73,9 +75,8 @@ func newLink(h *record.Host, id Identity) (*link, error) {
 
 // dial connects and makes sure that the other end is that very host.
 func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn, error) {
-	conf, err := id.Client(h)
-	if err != nil {
-		return nil, err
+	if _, err := id.Current(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoIdentity, err)
 	}
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		return errors.Join(c.Control(func(fd uintptr) {
@@ -86,6 +87,8 @@ func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSilent, err)
 	}
+	conf := id.ClientTLS(NamedAs(h))
+	conf.NextProtos = []string{"h2"} // gRPC's servers insist
 	t := tls.Client(c, conf)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(handshakeError(err), c.Close())
@@ -102,14 +105,18 @@ func handshakeError(err error) error {
 	var alert tls.AlertError
 	var remote *net.OpError
 	switch {
-	case errors.Is(err, ErrStranger):
-		return err
-	case errors.As(err, &verify), errors.As(err, &alert), errors.As(err, &remote) && remote.Op == "remote error":
+	case refusedBy(err), errors.As(err, &verify), errors.As(err, &alert), errors.As(err, &remote) && remote.Op == "remote error":
 		return fmt.Errorf("%w: %w", ErrStranger, err)
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return fmt.Errorf("%w: it speaks another protocol: %w", ErrStranger, err)
 	}
 	return fmt.Errorf("%w: %w", ErrSilent, err)
+}
+
+// refusedBy tells whether a certificate was not good enough for this host.
+func refusedBy(err error) bool {
+	return slices.ContainsFunc([]error{identity.ErrNone, identity.ErrExpired, identity.ErrNotYet, identity.ErrForeign, identity.ErrOther, identity.ErrUnfit},
+		func(is error) bool { return errors.Is(err, is) })
 }
 
 // opening is a connection that tells the link where the other end turns it down: in TLS 1.3 a client hears that its certificate is not good

@@ -19,6 +19,7 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"weft/identity"
 	weftv1 "weft/proto/weft/v1"
 	"weft/store/record"
 )
@@ -41,8 +42,8 @@ type ServerConfig struct {
 	Identity  Identity
 	Backend   Backend
 	Enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
-	// Host returns a host of the cluster, as far as the picture tells; known is false as long as it tells nothing.
-	Host func(id record.HostID) (h *record.Host, ok, known bool)
+	// Member returns the host of the cluster that a certificate names, as far as the picture tells; known is false as long as it tells nothing.
+	Member func(identity.Named) (id record.HostID, ok, known bool)
 	// Refused hears of everyone who was not let in: host is "" where it is not known.
 	Refused func(host record.HostID, from net.Addr, why error)
 	// Forwarded are more services, for hosts of the cluster only, with the interceptors that all calls but Enrolment pass.
@@ -53,13 +54,9 @@ type ServerConfig struct {
 
 // Serve answers other agents on l until ctx ends; calls under way then get a second. It returns when all of them have ended.
 func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
-	conf, err := listening(cfg.Identity)
-	if err != nil {
-		return err
-	}
 	g := &guard{ServerConfig: cfg}
 	s := grpc.NewServer(
-		grpc.Creds(watched{credentials.NewTLS(conf), g.turnedAway}),
+		grpc.Creds(watched{credentials.NewTLS(listening(cfg.Identity)), g.turnedAway}),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeBound),
@@ -84,7 +81,7 @@ func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
 		defer t.Stop()
 		s.GracefulStop()
 	})
-	err = s.Serve(netutil.LimitListener(l, maxConns))
+	err := s.Serve(netutil.LimitListener(l, maxConns))
 	failed := ctx.Err() == nil
 	cancel()
 	stopping.Wait()
@@ -95,22 +92,15 @@ func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
 }
 
 // listening takes the identity as it is when somebody connects.
-func listening(id Identity) (*tls.Config, error) {
-	if _, err := id.Server(); err != nil {
-		return nil, err
-	}
+func listening(id Identity) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			conf, err := id.Server()
-			if err != nil {
-				return nil, err
-			}
-			conf = conf.Clone()
+			conf := id.ServerTLS()
 			conf.NextProtos = []string{"h2"}
 			return conf, nil
 		},
-	}, nil
+	}
 }
 
 // watched tells of handshakes that came to nothing.
@@ -136,11 +126,10 @@ type guard struct{ ServerConfig }
 
 // turnedAway tells of a certificate that is not good enough, on either side. Who only connects and goes away is of no interest.
 func (g *guard) turnedAway(from net.Addr, err error) {
-	var verify *tls.CertificateVerificationError
 	var remote *net.OpError
 	switch {
-	case errors.As(err, &verify):
-		g.Refused("", from, verify.Err)
+	case refusedBy(err):
+		g.Refused("", from, err)
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		g.Refused("", from, fmt.Errorf("it does not take this host for one of its cluster: %w", remote.Err))
 	default:
@@ -165,21 +154,22 @@ func (g *guard) admit(ctx context.Context, method string) (context.Context, erro
 	if !ok {
 		return nil, status.Error(codes.Unauthenticated, "this call came by no connection")
 	}
-	tlsInfo, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(tlsInfo.State.VerifiedChains) == 0 {
-		return nil, status.Error(codes.Unauthenticated, "this agent answers hosts of its cluster only, and no certificate was shown")
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, status.Error(codes.Unauthenticated, "this call came by no connection that says who called")
 	}
-	id, err := g.Identity.HostOf(tlsInfo.State.PeerCertificates[0])
+	named, err := identity.PeerOf(info.State) // its certificate was verified when it connected
 	if err != nil {
 		g.Refused("", p.Addr, err)
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+		return nil, status.Errorf(codes.Unauthenticated, "this agent answers hosts of its cluster only: %v", err)
 	}
-	switch _, ok, known := g.Host(id); {
+	id, ok, known := g.Member(named)
+	switch {
 	case !known:
 		return nil, status.Error(codes.Unavailable, "this agent is just starting, and does not know yet which hosts are in its cluster")
 	case !ok:
-		why := fmt.Errorf("host %s is not in the cluster (any more): it was removed, or has not joined its store yet", id)
-		g.Refused(id, p.Addr, why)
+		why := fmt.Errorf("%s is not in the cluster (any more): it was removed, or has not joined its store yet", named)
+		g.Refused(record.HostID(named.ID), p.Addr, why)
 		return nil, status.Error(codes.PermissionDenied, why.Error())
 	}
 	return context.WithValue(ctx, callerKey{}, id), nil
