@@ -40,6 +40,7 @@ type Agent struct {
 	identity  peer.Identity          // of this host among the others
 	enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
 	health    *health.Watcher
+	twins     map[record.HostID]string // hosts whose name another has, that were told of; watchStale's own
 	journal   *journal.Journal
 	store     store.Store // the relay
 	relay     *relay.Relay
@@ -215,6 +216,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.servePeers)
 	run(a.keepPeers)
 	run(a.watchStale)
+	run(a.clearLost)
 	run(a.watchEnds)
 	run(a.removeEnded)
 	run(a.republish)
@@ -355,6 +357,9 @@ func (a *Agent) locals() map[record.NetworkID]presence {
 // last life's picture must do. A host that uses none of the cluster's networks waits for nothing.
 func (a *Agent) mayWrite() bool {
 	following := a.follower.Following()
+	if a.heldBack(a.follower.Picture()) { // it looks first what it has lost
+		return false
+	}
 	if len(following) == 0 {
 		return true
 	}

@@ -77,7 +77,7 @@ func (a *Agent) attach(ctx context.Context, id record.SandboxID, n *record.Netwo
 		want.Endpoint = record.EndpointID(registry.NewID())
 	}
 	if s, ok := a.boxes.get(id); ok && sc == a.global {
-		if err := a.makeWay(ctx, as, n, s.Name, want.Endpoint); err != nil {
+		if err := a.makeWay(ctx, as, n, s.Name, want); err != nil {
 			return "", err
 		}
 	}
@@ -110,7 +110,7 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 		return err
 	}
 	defer settle()
-	want.Intent = true
+	want.Intent, want.Isolated = true, ""
 	want.NoGateway = n.Internal || s.External != "" // whose ways out are its owner's
 	if err := nameInterface(s, n, &want); err != nil {
 		return err

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"weft/agent/api"
 )
@@ -23,25 +22,4 @@ func (a *Agent) Endpoints(ctx context.Context, stale bool) (views []api.Endpoint
 		return views, unknown, nil
 	}
 	return a.staleAmong(ctx, views), unknown, nil
-}
-
-// staleAmong returns those endpoints whose sandbox or host is gone, with the reason.
-func (a *Agent) staleAmong(_ context.Context, views []api.EndpointView) []api.EndpointView {
-	var out []api.EndpointView
-	for _, v := range views {
-		if lost, unsure := a.lostFor(v.Host); lost > 0 && !unsure {
-			v.Stale = "its host has been lost for " + lost.Round(time.Second).String()
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
-// RemoveHost takes a host out of the cluster.
-func (a *Agent) RemoveHost(_ context.Context, ref string, _ bool) (api.RemovedHost, error) {
-	h, err := a.findHost(ref)
-	if err != nil {
-		return api.RemovedHost{}, err
-	}
-	return api.RemovedHost{}, api.Refuse(api.Unsupported, "host %s cannot be removed yet", h.Name)
 }

@@ -14,7 +14,7 @@ import (
 // wireHealth makes what judges which other hosts are there.
 func (a *Agent) wireHealth() {
 	a.health = health.NewWatcher(health.Config{
-		Clock: a.clock, Peers: func() peer.Peers { return a.peers }, Sight: a.othersSeen, Changed: a.follower.Changed, Grace: a.cfg.StaleGrace,
+		Clock: a.clock, Peers: func() peer.Peers { return a.peers }, Sight: a.othersSeen, Changed: a.follower.Changed,
 		Host: func(id record.HostID) (*record.Host, bool) { return a.follower.Picture().Host(id) }, Turned: a.hostTurned,
 	})
 }

@@ -22,6 +22,9 @@ func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
 	} else if note := a.peerNote(h.ID); note != "" {
 		v.Notes = []string{note}
 	}
+	if twin := twinNote(p, h); twin != "" {
+		v.Notes = append(v.Notes, twin)
+	}
 	return v
 }
 

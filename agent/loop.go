@@ -50,6 +50,7 @@ type loopConfig struct {
 	locals   func() map[record.NetworkID]presence
 	answers  func(*record.Snapshot) func(record.HostID) bool
 	ready    func() bool                              // false: nothing of the cluster's networks may be written yet; asked until it says yes once
+	held     func(*record.Snapshot) bool              // the cluster's networks are to be left as they are, but for requests; nil: never
 	applied  func(*record.Snapshot, map[string]error) // the picture that was brought to the kernel, and what failed, by network
 
 	published func(*record.Snapshot) []bridge.Published
@@ -234,7 +235,8 @@ func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
 	for id, f := range l.failed {
 		due[id] = !now.Before(f.again)
 	}
-	maps.DeleteFunc(due, func(_ record.NetworkID, yes bool) bool { return !yes })
+	held := l.held != nil && l.held(v.picture)
+	maps.DeleteFunc(due, func(id record.NetworkID, yes bool) bool { return !yes || held && v.ofCluster(id) })
 	return slices.Sorted(maps.Keys(due))
 }
 

@@ -53,6 +53,7 @@ type memberConfig struct {
 	facts    func(context.Context) (record.Host, error)
 	picture  func() *record.Snapshot
 	rejoined func(context.Context)       // after each joining: what the store must hear now
+	cleared  func(context.Context) error // this host was cleared: what is not its own any more goes, before it begins its next incarnation
 	follow   func(context.Context) error // to where the records have moved
 	fatal    func(error)                 // this agent must not go on
 }
@@ -261,6 +262,9 @@ func (m *member) unfenced(ctx context.Context) (journal.Identity, error) {
 		return id, err
 	}
 	m.log.Warn("this host was cleared from the cluster while it was away; it begins a new incarnation", "was", id.Incarnation, "fence", f.Incarnation, "by", f.By)
+	if err := m.cleared(ctx); err != nil {
+		return id, err
+	}
 	id.Incarnation = f.Incarnation + 1
 	return id, m.setIdentity(ctx, func(now *journal.Identity) { now.Incarnation = id.Incarnation })
 }
@@ -353,6 +357,9 @@ func (m *member) stay(ctx context.Context, s store.Session) {
 		case <-s.Done():
 			return
 		case <-m.look:
+			if id := m.identity(); fenced(m.picture(), id.Host, id.Incarnation) { // removed while it is alive
+				return
+			}
 			m.refresh(ctx)
 		case <-m.clock.After(refreshEvery):
 			m.refresh(ctx)

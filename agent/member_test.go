@@ -27,13 +27,14 @@ type joiner struct {
 	disk   *memory.Client
 	fatal  chan error
 	joins  chan struct{}
+	cut    chan uint64 // its incarnation when it looked for what it had lost
 	stop   func()
 }
 
 // join starts a member; it ends with the test.
 func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joiner {
 	t.Helper()
-	j := &joiner{client: w.Client(), disk: disk.Client(), fatal: make(chan error, 1), joins: make(chan struct{}, 64)}
+	j := &joiner{client: w.Client(), disk: disk.Client(), fatal: make(chan error, 1), joins: make(chan struct{}, 64), cut: make(chan uint64, 64)}
 	log := slog.New(slog.DiscardHandler)
 	jr := journal.New(j.disk, filepath.Join(t.TempDir(), "state"))
 	id, err := jr.Identity(t.Context())
@@ -53,8 +54,15 @@ func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joine
 		},
 		picture:  f.Picture,
 		rejoined: func(context.Context) { j.joins <- struct{}{} },
-		follow:   func(context.Context) error { return nil },
-		fatal:    func(err error) { j.fatal <- err },
+		cleared: func(context.Context) error {
+			j.cut <- j.member.identity().Incarnation
+			if len(j.cut) == 1 {
+				return errors.New("the store went away while it looked")
+			}
+			return nil
+		},
+		follow: func(context.Context) error { return nil },
+		fatal:  func(err error) { j.fatal <- err },
 	}, id)
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
@@ -225,8 +233,26 @@ func TestAMemberThatWasCleared(t *testing.T) {
 			t.Fatal(err)
 		}
 		second := join(t, w, disk, "192.0.2.1")
+		<-second.joins
 		if as, err := second.claim(t.Context()); err != nil || as.Incarnation != 5 {
 			t.Errorf("it claims as %+v, %v", as, err)
+		}
+		for range 2 { // the first time it could not see all
+			if was := <-second.cut; was != 1 {
+				t.Errorf("it looked for what it had lost in incarnation %d, want that it did before it began the next one", was)
+			}
+		}
+		if b, err = record.Encode(&record.Fence{Host: "host-192.0.2.1", Incarnation: 5, By: other}); err != nil { // it is removed while it is alive
+			t.Fatal(err)
+		}
+		if _, err := c.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(record.FenceKey("host-192.0.2.1"), b)}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		second.lookAgain()
+		<-second.joins
+		if as, err := second.claim(t.Context()); err != nil || as.Incarnation != 6 {
+			t.Errorf("after it was removed alive it claims as %+v, %v", as, err)
 		}
 		second.stop()
 		if err := c.Close(); err != nil {

@@ -38,7 +38,7 @@ func (a *Agent) usable(ep *record.Endpoint) bool {
 func (a *Agent) resolver(s *record.Sandbox) dnssvc.Sandbox {
 	out := dnssvc.Sandbox{ID: string(s.ID), Netns: a.runner.NetnsPath(string(s.ID)), Servers: s.DNS, Internal: s.External == ""}
 	for _, at := range s.Attachments {
-		if !a.isDefaultNet(at.Network) { // there are no names in that
+		if !a.isDefaultNet(at.Network) && at.Isolated == "" { // there are no names in that
 			out.Networks = append(out.Networks, dnssvc.Network{ID: at.Network, Links: at.Links})
 		}
 		out.Internal = out.Internal && at.NoGateway

@@ -233,8 +233,10 @@ func (a *Agent) Connect(ctx context.Context, target string, r api.AttachmentRequ
 	if err != nil {
 		return "", err
 	}
-	if _, twice := s.Attachment(n.ID); twice {
+	if old, twice := s.Attachment(n.ID); twice && old.Isolated == "" {
 		return "", api.Refuse(api.Exists, "endpoint with name %s already exists in network %s", s.Name, n.Name)
+	} else if twice {
+		at.IfName = old.IfName
 	}
 	if !s.Up {
 		if err := nameInterface(s, n, &at); err != nil {

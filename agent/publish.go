@@ -37,6 +37,7 @@ type publisherConfig struct {
 	mine    func(record.NetworkID) bool                                     // a network is of this scope
 	undo    func(context.Context, *record.Sandbox, record.Attachment) error // of an intent that was never announced
 	obey    func(context.Context, registry.Actor) error                     // what other hosts have cleared of this one; nil where none can
+	taken   func(context.Context, record.NetworkID) error                   // others have what an endpoint of this host had; nil where none can
 }
 
 const (
@@ -217,7 +218,9 @@ func (p *publisher) correct(ctx context.Context, as registry.Actor) error {
 			_, err = p.registry.DeleteEndpoint(ctx, as, f.network, f.id)
 		case f.have == nil:
 			p.log.Warn("the store had lost an endpoint of this host; putting it back", "name", f.want.Name)
-			_, err = p.registry.CreateEndpoint(ctx, as, f.want)
+			if _, err = p.registry.CreateEndpoint(ctx, as, f.want); registry.KindOf(err) == registry.Exists && p.taken != nil {
+				err = errors.Join(p.taken(ctx, f.network), p.stillWanted(f, err))
+			}
 		default:
 			_, err = p.registry.UpdateEndpoint(ctx, as, f.network, f.id, func(r *record.Endpoint) { become(r, f.want) })
 		}
@@ -244,6 +247,14 @@ func (p *publisher) outdated(as registry.Actor, f fix) bool {
 	}
 	at, ok := s.Attachment(f.network)
 	return !ok || at.Endpoint != f.id || at.Intent || !sameRecord(endpointOf(as.Host, as.Incarnation, s, at), f.want)
+}
+
+// stillWanted is an error of putting an endpoint back, nil where its attachment was given up for it.
+func (p *publisher) stillWanted(f fix, err error) error {
+	if p.wanted(f.id) {
+		return err
+	}
+	return nil
 }
 
 // corrections compares the host's sandboxes with the picture, in networks that the store itself has told of. It is pure.

@@ -4,23 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"weft/agent/api"
 	"weft/agent/health"
+	"weft/agent/peer"
 	"weft/agent/registry"
 	"weft/store/record"
 )
 
-// Records whose host is gone. Nobody but a host changes its endpoints, with two exceptions: a user who insists (network disconnect -f), and
-// somebody who wants the name of an endpoint whose host has been lost for longer than the grace time. Both delete the record and leave the word
-// of it, which the host obeys when it is back: it drops the attachment.
+// Records whose sandbox or host is gone. Nobody but a host changes its endpoints, with three exceptions: a user who insists (network disconnect
+// -f), somebody who wants the name or an address of an endpoint that its host does not have any more, or whose host has been lost for longer than the
+// grace time, and the clearing of a host (healthclear.go). The first two leave the word of it where the host could not be told, which it
+// obeys when it is back: it drops the attachment.
 
 // lostFor is how long a host has been lost with its grace running, as this host has seen it; 0 where it is there, or where that is not sure. A host
 // that the cluster does not know is lost for good.
 func (a *Agent) lostFor(host record.HostID) (lost time.Duration, unsure bool) {
 	p := a.global.follower.Picture()
-	if _, alive := p.Alive(host); alive {
+	if a.sessionLasts(p, host) {
 		return 0, false
 	}
 	if _, known := p.Host(host); !known && a.member.joined() {
@@ -33,16 +37,21 @@ func (a *Agent) lostFor(host record.HostID) (lost time.Duration, unsure bool) {
 	return 0, s == health.Unknown || s == health.Lost
 }
 
-// watchStale looks now and then, so that the time of a loss is known when somebody asks, and that what was cleared is dropped soon.
+// watchStale looks now and then, so that what was cleared is dropped soon, and that a host which was fenced hears of it.
 func (a *Agent) watchStale(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.clock.After(time.Second):
-			if len(a.global.follower.Picture().ClearedOf(a.member.identity().Host)) > 0 {
+			p, id := a.global.follower.Picture(), a.member.identity()
+			if len(p.ClearedOf(id.Host)) > 0 {
 				a.global.publisher.kick()
 			}
+			if fenced(p, id.Host, id.Incarnation) {
+				a.member.lookAgain()
+			}
+			a.tellTwins(p)
 		}
 	}
 }
@@ -50,10 +59,79 @@ func (a *Agent) watchStale(ctx context.Context) {
 // returnPatience is how long a claim waits for what a host that may be coming back releases.
 const returnPatience = 1500 * time.Millisecond
 
-// makeWay deals with an endpoint of another host that has the name: where that host has been lost for longer than the grace time, its record
-// goes; where it has not been for that long yet, this is what the error says. After a store was away, hosts come back one by one, and the
+// ownsTimeout is how long the host of a record has to say whether it has the sandbox.
+const ownsTimeout = time.Second
+
+// standing of a record: whether its sandbox is there.
+type holding uint8
+
+const (
+	unsureHeld holding = iota // nobody can say yet
+	held                      // its host says so, or cannot be asked and is there
+	graced                    // its host is lost, and its grace runs
+	vacant                    // its host says that it has no such sandbox, or is gone
+)
+
+// holdingOf asks whether a record's sandbox is there, and says why it is, or is not.
+func (a *Agent) holdingOf(ctx context.Context, ep *record.Endpoint) (h holding, why string) {
+	host, known := a.follower.Picture().Host(ep.Host)
+	name := a.hostName(ep.Host)
+	switch lost, unsure := a.lostFor(ep.Host); {
+	case !known && lost > 0:
+		return vacant, "host " + name + " is not in the cluster"
+	case lost >= a.cfg.StaleGrace && lost > 0:
+		return vacant, fmt.Sprintf("host %s has been lost for %s", name, lost.Round(time.Second))
+	case lost > 0:
+		return graced, fmt.Sprintf("host %s has been lost for %s", name, lost.Round(time.Second))
+	case unsure || !known:
+		return unsureHeld, "whether host " + name + " is there will be known in a moment"
+	case host.PublicKey == "":
+		return held, "host " + name + " is there"
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownsTimeout)
+	defer cancel()
+	has, unsure, err := a.peers.Owns(ctx, host, []record.EndpointID{ep.ID})
+	switch {
+	case errors.Is(err, peer.ErrNoIdentity), errors.Is(err, peer.ErrOld):
+		return held, "host " + name + " is there"
+	case err != nil:
+		return unsureHeld, "host " + name + " does not answer"
+	case has[ep.ID]:
+		return held, "host " + name + " has it"
+	case unsure:
+		return unsureHeld, "the agent of host " + name + " is just starting"
+	}
+	return vacant, "host " + name + " says that it has no such sandbox"
+}
+
+// blocking returns an endpoint of another host that has the name or an address that an attachment wants; nil where none does. It is pure.
+func blocking(net *record.Net, self record.HostID, name string, want record.Attachment) *record.Endpoint {
+	other := func(ep *record.Endpoint, taken bool) *record.Endpoint {
+		if !taken || ep.ID == want.Endpoint || ep.Host == self {
+			return nil
+		}
+		return ep
+	}
+	if ep := other(net.ByName(name)); ep != nil {
+		return ep
+	}
+	if ep := other(net.ByMAC(want.MAC)); ep != nil {
+		return ep
+	}
+	for f := range families {
+		if addr := asked(want, f); addr.IsValid() {
+			if ep := other(net.ByAddr(addr)); ep != nil {
+				return ep
+			}
+		}
+	}
+	return nil
+}
+
+// makeWay deals with endpoints of other hosts that have the name, or an address, that is wanted: one that its host does not have any more goes; where
+// its host has not been lost for long enough yet, this is what the error says. After a store was away, hosts come back one by one, and the
 // releases that they kept for it with them: these are waited for.
-func (a *Agent) makeWay(ctx context.Context, as registry.Actor, n *record.Network, name string, own record.EndpointID) error {
+func (a *Agent) makeWay(ctx context.Context, as registry.Actor, n *record.Network, name string, want record.Attachment) error {
 	wait, cancel := context.WithTimeout(ctx, returnPatience)
 	defer cancel()
 	for {
@@ -62,48 +140,99 @@ func (a *Agent) makeWay(ctx context.Context, as registry.Actor, n *record.Networ
 		if !ok {
 			return nil
 		}
-		ep, taken := net.ByName(name)
-		if !taken || ep.ID == own || ep.Host == as.Host {
+		ep := blocking(net, as.Host, name, want)
+		if ep == nil {
 			return nil
 		}
-		lost, unsure := a.lostFor(ep.Host)
-		switch {
-		case lost >= a.cfg.StaleGrace && lost > 0:
-			return a.clearEndpoint(ctx, as, n, ep, false)
-		case lost > 0:
+		h, why := a.holdingOf(ctx, ep)
+		switch h {
+		case held:
+			return nil // and the claim says what there is to say
+		case vacant:
+			if err := a.clearStale(ctx, as, n, ep, why); err != nil {
+				return err
+			}
+			continue
+		case graced:
+			lost, _ := a.lostFor(ep.Host)
 			return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, which has been lost for %s; its record goes by itself in %s, and at once with: weft network disconnect -f %s %s",
-				n.Name, ep.Name, a.hostName(ep.Host), lost.Round(time.Second), (a.cfg.StaleGrace - lost).Round(time.Second), n.Name, ep.Name)
-		case !unsure:
-			return nil // it is alive, and the claim says what there is to say
+				n.Name, ep.Name, a.hostName(ep.Host), lost.Round(time.Second), max(a.cfg.StaleGrace-lost, time.Second).Round(time.Second), n.Name, ep.Name)
 		}
 		select {
 		case <-changed:
+		case <-a.clock.After(settleEvery):
 		case <-wait.Done():
-			return nil
+			return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, and %s; once that host is lost its record goes by itself within %s, and at once with: weft network disconnect -f --live %s %s",
+				n.Name, ep.Name, a.hostName(ep.Host), why, a.cfg.StaleGrace, n.Name, ep.Name)
+		}
+	}
+}
+
+// clearStale deletes a record whose sandbox is gone: its host does where it is there, this one otherwise.
+func (a *Agent) clearStale(ctx context.Context, as registry.Actor, n *record.Network, ep *record.Endpoint, why string) error {
+	if a.drop(ctx, n, ep, false, why) {
+		return nil
+	}
+	return a.clearEndpoint(ctx, as, n, ep, true, why)
+}
+
+// drop lets an endpoint's host take it out of the network. False: it could not be asked, or refuses.
+func (a *Agent) drop(ctx context.Context, n *record.Network, ep *record.Endpoint, live bool, why string) bool {
+	h, ok := a.follower.Picture().Host(ep.Host)
+	if !ok || h.PublicKey == "" || !a.health.Answers(a.follower.Picture(), ep.Host) {
+		return false
+	}
+	asking, cancel := context.WithTimeout(ctx, ownsTimeout)
+	defer cancel()
+	if _, err := a.peers.Drop(asking, h, n.ID, ep.ID, live, why); err != nil {
+		a.log.Debug("another host does not drop its endpoint itself", "name", ep.Name, "host", h.Name, "error", err)
+		return false
+	}
+	if !a.awaitGone(asking, n.ID, ep.ID) {
+		return false
+	}
+	a.tellCleared(ep, h.Name, why)
+	return true
+}
+
+// awaitGone waits until the picture has an endpoint no more.
+func (a *Agent) awaitGone(ctx context.Context, n record.NetworkID, id record.EndpointID) bool {
+	for {
+		changed := a.global.follower.Changed()
+		net, known := a.global.follower.Picture().Net(n)
+		if !known {
+			return true
+		}
+		if _, there := net.Endpoint(id); !there {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
 
 // clearEndpoint takes another host's endpoint out of its network.
-func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.Network, ep *record.Endpoint, live bool) error {
-	rev, err := a.global.registry.ClearEndpoint(ctx, as, n.ID, ep.ID, live)
+func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.Network, ep *record.Endpoint, live bool, why string) error {
+	_, done, err := a.global.registry.ClearEndpoint(ctx, as, n.ID, ep.ID, live)
 	if err != nil {
 		return kindOf(a.global.explain(err))
 	}
-	a.log.Warn("cleared another host's endpoint", "network", n.Name, "name", ep.Name, "host", a.hostName(ep.Host))
-	if rev == 0 {
-		return nil
+	if done {
+		a.tellCleared(ep, a.hostName(ep.Host), why)
 	}
 	seen, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := a.global.follower.WaitRev(seen, record.NetPartition(n.ID), rev); err != nil {
-		a.log.Debug("own clearing not seen yet", "network", n.Name, "error", err)
+	if !a.awaitGone(seen, n.ID, ep.ID) {
+		a.log.Debug("own clearing not seen yet", "network", n.Name, "name", ep.Name)
 	}
 	return nil
 }
 
-// elsewhere deals with a target that this host does not have: forced, another host's endpoint is cleared where that host is gone or, with live,
-// in any case.
+// elsewhere deals with a target that this host does not have: forced, another host's endpoint is cleared where that host is gone or has no such
+// sandbox or, with live, in any case. What waits for its host to hear of it is done already.
 func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string, how api.Disconnection) error {
 	connected := api.Refuse(api.InUse, "container %s is not connected to network %s", target, n.Name)
 	sc := a.scopeOf(n.ID)
@@ -121,36 +250,141 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 		return sc.explain(fmt.Errorf("read the endpoints of network %s: %w", n.Name, err))
 	}
 	net, _ := sc.follower.Picture().Net(n.ID)
-	ep, ok := endpointByRef(net, target)
+	ep, err := endpointByRef(net, target)
 	switch {
-	case !ok:
+	case err != nil:
+		return err
+	case ep == nil && how.Force && a.wasCleared(n.ID, target):
+		return nil
+	case ep == nil:
 		return connected
 	case !how.Force:
 		return api.Refuse(api.NotFound, "sandbox %s runs on host %s: run the command there", target, a.hostName(ep.Host))
 	}
-	switch lost, unsure := a.lostFor(ep.Host); {
-	case unsure && !how.Live:
-		return api.Refuse(api.InUse, "whether host %s, which has sandbox %s, is alive will be known in a moment: try again, or add --live", a.hostName(ep.Host), target)
-	case lost == 0 && !how.Live:
+	h, why := a.holdingOf(ctx, ep)
+	switch {
+	case how.Live && a.drop(ctx, n, ep, true, "network disconnect -f --live"):
+		return nil
+	case how.Live:
+		return a.clearEndpoint(ctx, as, n, ep, true, "network disconnect -f --live")
+	case h == unsureHeld:
+		return api.Refuse(api.InUse, "sandbox %s is of host %s, and %s: try again, or add --live", target, a.hostName(ep.Host), why)
+	case h == held:
 		return api.Refuse(api.InUse, "sandbox %s is of host %s, which is alive: run the command there, or add --live", target, a.hostName(ep.Host))
+	case h == graced:
+		return a.clearEndpoint(ctx, as, n, ep, false, "network disconnect -f: "+why)
 	}
-	return a.clearEndpoint(ctx, as, n, ep, how.Live)
+	return a.clearStale(ctx, as, n, ep, "network disconnect -f: "+why)
 }
 
-// endpointByRef finds an endpoint by its name, or by its sandbox's ID.
-func endpointByRef(net *record.Net, ref string) (*record.Endpoint, bool) {
-	if net == nil {
-		return nil, false
-	}
-	if ep, ok := net.ByName(ref); ok {
-		return ep, true
-	}
-	for ep := range net.Endpoints() {
-		if string(ep.Sandbox) == ref || record.ShortID(ep.Sandbox) == ref {
-			return ep, true
+// wasCleared tells whether an endpoint of a network was cleared, and its host has not heard of it yet.
+func (a *Agent) wasCleared(n record.NetworkID, ref string) bool {
+	for c := range a.follower.Picture().AllCleared() {
+		if c.Network == n && (record.Fold(c.Name) == record.Fold(ref) || string(c.Endpoint) == ref || record.ShortID(c.Endpoint) == ref) {
+			return true
 		}
 	}
-	return nil, false
+	return false
+}
+
+// endpointByRef finds an endpoint by its name, by its sandbox's ID or its own, or by the only such ID that begins so. It is nil where there is none.
+func endpointByRef(net *record.Net, ref string) (*record.Endpoint, error) {
+	if net == nil || ref == "" {
+		return nil, nil
+	}
+	if ep, ok := net.ByName(ref); ok {
+		return ep, nil
+	}
+	var found *record.Endpoint
+	for ep := range net.Endpoints() {
+		switch {
+		case string(ep.Sandbox) == ref || string(ep.ID) == ref:
+			return ep, nil
+		case !strings.HasPrefix(string(ep.Sandbox), ref) && !strings.HasPrefix(string(ep.ID), ref):
+		case found != nil:
+			return nil, api.Refuse(api.Invalid, "multiple endpoints found with the ID prefix %q: %s and %s", ref, found.Name, ep.Name)
+		default:
+			found = ep
+		}
+	}
+	return found, nil
+}
+
+// staleTimeout is how long the hosts of records have to say which sandboxes they have, when all are asked.
+const staleTimeout = 1500 * time.Millisecond
+
+// staleAmong returns those endpoints whose sandbox or host is gone, with the reason. The hosts are asked, all at once; what is of one that
+// cannot be asked stays out, unless that host is lost.
+func (a *Agent) staleAmong(ctx context.Context, views []api.EndpointView) []api.EndpointView {
+	ctx, cancel := context.WithTimeout(ctx, staleTimeout)
+	defer cancel()
+	by := map[record.HostID][]record.EndpointID{}
+	for _, v := range views {
+		if v.Host != a.member.identity().Host {
+			by[v.Host] = append(by[v.Host], v.ID)
+		}
+	}
+	var mu sync.Mutex // guards why
+	why := map[record.EndpointID]string{}
+	var asking sync.WaitGroup
+	for host, ids := range by {
+		asking.Go(func() {
+			found := a.staleOf(ctx, host, ids)
+			mu.Lock()
+			defer mu.Unlock()
+			for id, w := range found {
+				why[id] = w
+			}
+		})
+	}
+	asking.Wait()
+	var out []api.EndpointView
+	for _, v := range views {
+		if w, stale := why[v.ID]; stale {
+			v.Stale = w
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// ownedAtOnce is how many endpoints one question may be about.
+const ownedAtOnce = 1000
+
+// staleOf tells which of a host's endpoints are stale, and why.
+func (a *Agent) staleOf(ctx context.Context, host record.HostID, ids []record.EndpointID) map[record.EndpointID]string {
+	out := map[record.EndpointID]string{}
+	h, known := a.follower.Picture().Host(host)
+	switch lost, _ := a.lostFor(host); {
+	case !known && lost > 0:
+		return all(ids, "its host is not in the cluster")
+	case lost > 0:
+		return all(ids, fmt.Sprintf("its host has been lost for %s", lost.Round(time.Second)))
+	case !known || h.PublicKey == "" || !a.health.Answers(a.follower.Picture(), host):
+		return out
+	}
+	for len(ids) > 0 {
+		some := ids[:min(len(ids), ownedAtOnce)]
+		ids = ids[len(some):]
+		has, unsure, err := a.peers.Owns(ctx, h, some)
+		if err != nil || unsure {
+			return out
+		}
+		for _, id := range some {
+			if !has[id] {
+				out[id] = "its host has no such sandbox"
+			}
+		}
+	}
+	return out
+}
+
+func all(ids []record.EndpointID, why string) map[record.EndpointID]string {
+	out := make(map[record.EndpointID]string, len(ids))
+	for _, id := range ids {
+		out[id] = why
+	}
+	return out
 }
 
 // obey drops the attachments of this host whose endpoints were cleared by others.

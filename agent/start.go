@@ -171,6 +171,7 @@ func (a *Agent) wire(id journal.Identity) error {
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture,
 		rejoined: func(context.Context) { a.global.publisher.kick(); a.restarter.hurry() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
+		cleared: func(ctx context.Context) error { return a.isolateLost(ctx, "") },
 	}, id)
 	a.mover = newMover(a)
 	a.global = &scope{
@@ -180,11 +181,12 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.wireLocal()
 	for _, sc := range []*scope{a.global, a.local} {
 		var obey func(context.Context, registry.Actor) error
+		var taken func(context.Context, record.NetworkID) error
 		if sc == a.global {
-			obey = a.obey
+			obey, taken = a.obey, a.isolateLost
 		}
 		sc.publisher = newPublisher(publisherConfig{
-			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey,
+			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey, taken: taken,
 			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
 		})
 	}
@@ -192,7 +194,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.wirePeers()
 	a.wireHealth()
 	a.loop = newLoop(loopConfig{
-		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, applied: a.applied,
+		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, held: a.heldBack, applied: a.applied,
 		watch: a.kernel.Watch, firewall: a.firewall,
 	})
 	names := dnssvc.Config{Log: a.log, Picture: a.reachable, Upstreams: dnssvc.HostUpstreams, Usable: a.usable, Ready: a.namesKnown}

@@ -195,7 +195,7 @@ func sandboxProto(v SandboxView) *weftv1.Sandbox {
 func settingsProto(a record.Attachment, n *record.Network, e *EndpointView) *weftv1.EndpointSettings {
 	out := &weftv1.EndpointSettings{Requested: &weftv1.Attachment{
 		Network: string(a.Network), Aliases: a.Aliases, VipAliases: a.VIPAliases, MacAddress: string(a.MAC), GwPriority: int32(a.GwPriority), DriverOptions: a.DriverOpts,
-	}}
+	}, Isolated: a.Isolated}
 	if a.IP.IsValid() {
 		out.Requested.Ip = a.IP.String()
 	}

@@ -33,16 +33,17 @@ const (
 	Remove     = "remove"
 	Connect    = "connect"
 	Disconnect = "disconnect"
-	Clear      = "clear"    // a record whose sandbox or host is gone was deleted
-	Isolate    = "isolate"  // a sandbox lost an attachment that was not its own any more
-	Alive      = "alive"    // a host answers, and has its session
-	Detached   = "detached" // a host has no session, and answers
-	Lost       = "lost"     // a host has no session, and does not answer
-	Refuse     = "refuse"   // a host or a certificate was not let in
-	Away       = "away"     // the store does not answer
-	Back       = "back"     // the store answers again
-	Reseed     = "reseed"   // what the hosts know was put back into the store
-	Missed     = "missed"   // who listens was too slow for some of what happened
+	Clear      = "clear"     // a record whose sandbox or host is gone was deleted
+	Isolate    = "isolate"   // a sandbox lost an attachment that was not its own any more
+	Alive      = "alive"     // a host answers, and has its session
+	Detached   = "detached"  // a host has no session, and answers
+	Lost       = "lost"      // a host has no session, and does not answer
+	Ambiguous  = "ambiguous" // a host has the name of another
+	Refuse     = "refuse"    // a host or a certificate was not let in
+	Away       = "away"      // the store does not answer
+	Back       = "back"      // the store answers again
+	Reseed     = "reseed"    // what the hosts know was put back into the store
+	Missed     = "missed"    // who listens was too slow for some of what happened
 )
 
 // Event is one thing that has happened. Time is this host's, and says nothing about another host's.
@@ -93,7 +94,7 @@ func (l *Log) Emit(e Event) {
 func (l *Log) write(e Event) {
 	level := slog.LevelInfo
 	switch e.Action {
-	case Clear, Isolate, Lost, Detached, Refuse, Away:
+	case Clear, Isolate, Ambiguous, Lost, Detached, Refuse, Away:
 		level = slog.LevelWarn
 	case Alive, Back, Reseed:
 	default:

@@ -244,27 +244,16 @@ func (j *Judge) asks(h *suspect) bool {
 	return h.seen.Askable && (j.clear && !h.seen.Alive || !j.clear && h.verdict.State == Lost)
 }
 
-// Next returns when Questions or the clearing of a host may have something new, and false where only a Look or an answer can bring it.
-func (j *Judge) Next(grace time.Duration) (time.Time, bool) {
+// Next returns when Questions may have something new, and false where only a Look or an answer can bring it.
+func (j *Judge) Next() (time.Time, bool) {
 	var next time.Time
-	take := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
+	any := false
 	for _, h := range j.hosts {
-		if j.asks(h) && h.asking == 0 {
-			take(h.again)
-		}
-		switch {
-		case h.verdict.State != Lost || !j.clear:
-		case h.graced.IsZero():
-			take(j.from)
-		default:
-			take(h.graced.Add(grace))
+		if j.asks(h) && h.asking == 0 && (!any || h.again.Before(next)) {
+			next, any = h.again, true
 		}
 	}
-	return next, !next.IsZero()
+	return next, any
 }
 
 // Take takes in what a round has brought. One of an earlier session's end says nothing any more.

@@ -86,9 +86,6 @@ func (w *Watcher) Run(ctx context.Context) {
 				}
 			})
 		}
-		if due := w.due(); len(due) > 0 && w.Clear != nil {
-			w.Clear(due)
-		}
 		select {
 		case <-ctx.Done():
 			return
@@ -119,16 +116,10 @@ func (w *Watcher) questions() []Question {
 	return w.judge.Questions(w.Clock.Now())
 }
 
-func (w *Watcher) due() []record.HostID {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.judge.Due(w.Clock.Now(), w.Grace)
-}
-
 func (w *Watcher) wait() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	next, any := w.judge.Next(w.Grace)
+	next, any := w.judge.Next()
 	if !any {
 		return lookEvery
 	}
@@ -166,6 +157,13 @@ func (w *Watcher) Graced(id record.HostID) (time.Duration, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.judge.Graced(w.Clock.Now(), id)
+}
+
+// Due returns the hosts that have been lost for a grace time.
+func (w *Watcher) Due(grace time.Duration) []record.HostID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.judge.Due(w.Clock.Now(), grace)
 }
 
 // round asks after one host: the host itself and, where it does not answer at once, all live peers.

@@ -10,26 +10,54 @@ import (
 )
 
 // ClearEndpoint deletes another host's endpoint with its claims, and leaves the word of it for that host. Where live is false the host must not
-// be alive: that there is no session of it is compared. One that is gone is no error.
-func (r *Registry) ClearEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, live bool) (store.Rev, error) {
+// be alive: that there is no session of it is compared. One that is gone is no error, and done is false. The revision is 0 where it is not known.
+func (r *Registry) ClearEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, live bool) (rev store.Rev, done bool, err error) {
+	return r.clear(ctx, as, n, id, clearance{live: live})
+}
+
+// clearance says which endpoint may be cleared.
+type clearance struct {
+	live bool          // also of a host that is alive
+	of   *record.Fence // only what that fence covers; its host needs no word, since the fence says it
+}
+
+// covers tells whether an endpoint is among what the fence holds back.
+func (c clearance) covers(ep *record.Endpoint) bool {
+	return c.of == nil || ep.Host == c.of.Host && ep.Incarnation <= c.of.Incarnation
+}
+
+func (r *Registry) clear(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c clearance) (rev store.Rev, done bool, err error) {
 	for {
-		rev, whole, err := r.clearOnce(ctx, as, n, id, live)
+		step, err := r.clearOnce(ctx, as, n, id, c)
 		switch {
 		case err != nil:
-			return 0, fmt.Errorf("clear endpoint %s: %w", record.ShortID(id), err)
-		case whole:
-			return rev, nil
+			return 0, false, fmt.Errorf("clear endpoint %s: %w", record.ShortID(id), err)
+		case step.whole:
+			return step.rev, step.done, nil
 		}
 	}
 }
 
+// clearStep is what one transaction came to: whole where nothing is left to do, done where there was something.
+type clearStep struct {
+	rev         store.Rev
+	whole, done bool
+}
+
 // clearOnce is one transaction of it; more than one is needed for an endpoint of many aliases.
-func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, live bool) (rev store.Rev, whole bool, err error) {
+func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c clearance) (out clearStep, err error) {
+	unknown := false
 	err = retry(ctx, func(fresh bool) (bool, error) {
-		whole = true
+		out.whole = true
 		ep, claims, epRev, err := r.claims(ctx, n, id, fresh)
-		if err != nil || ep == nil {
-			return err == nil && !fresh, err // the picture may not have it yet
+		switch {
+		case err != nil || ep == nil && !fresh:
+			return err == nil, err // the picture may not have it yet
+		case ep == nil:
+			out.done = unknown && epRev == store.Absent // by the attempt whose outcome was unknown
+			return false, nil
+		case !c.covers(ep):
+			return !fresh, nil // its host has come back, and has taken it again
 		}
 		conds, err := r.conditions(ctx, as, fresh)
 		if err != nil {
@@ -38,30 +66,34 @@ func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, 
 		t := txn{}
 		t.t.If = conds
 		t.when(record.EndpointKey(n, id), epRev)
-		if !live {
+		if !c.live && c.of == nil {
 			t.when(record.AliveKey(ep.Host), store.Absent)
 		}
-		if whole, err = r.leaveAll(ctx, &t, ep, 2+len(claims), fresh); err != nil {
+		if out.whole, err = r.leaveAll(ctx, &t, ep, 2+len(claims), fresh); err != nil {
 			return false, err
 		}
-		if whole {
+		if out.whole {
 			t.del(record.EndpointKey(n, id))
 			for _, k := range claims {
 				t.del(k)
 			}
-			t.put(record.ClearedKey(id), &record.Cleared{Endpoint: id, Network: n, Host: ep.Host, Name: ep.Name, By: as.Host, At: r.cfg.Now().UTC()})
+			if c.of == nil {
+				t.put(record.ClearedKey(id), &record.Cleared{Endpoint: id, Network: n, Host: ep.Host, Name: ep.Name, By: as.Host, At: r.cfg.Now().UTC()})
+			}
 		}
-		rev, err = r.commit(ctx, t)
+		out.rev, err = r.commit(ctx, t)
+		out.done = err == nil
+		unknown = unknown || errors.Is(err, store.ErrUnknown)
 		k, lost := conflict(err)
 		switch {
-		case lost && !live && k == record.AliveKey(ep.Host):
+		case lost && !c.live && k == record.AliveKey(ep.Host):
 			return false, refuse(InUse, "host %s, which has endpoint %s, is alive", r.hostName(ep.Host), ep.Name)
 		case lost && as.Session != nil && k == as.Session.Alive().Key:
 			return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")
 		}
 		return lost || errors.Is(err, store.ErrUnknown), err
 	})
-	return rev, whole, err
+	return out, err
 }
 
 // Obeyed deletes the word that an endpoint of this host was cleared.

@@ -45,20 +45,32 @@ func (r *Registry) EnsureCluster(ctx context.Context, want record.Cluster) (*rec
 // host overlaps: such traffic cannot reach both. The record's incarnation must not be lower than the stored one.
 func (r *Registry) RegisterHost(ctx context.Context, h record.Host) (rev store.Rev, warnings []string, err error) {
 	var apart string
+	var revoked bool
 	err = retry(ctx, func(bool) (bool, error) {
 		view, err := r.readMeta(ctx)
 		if err != nil {
 			return false, fmt.Errorf("register this host: %w", err)
 		}
 		var again bool
-		rev, again, err = r.tryRegister(ctx, view, h, &warnings)
-		apart = otherFamily(view, h)
+		rev, again, err = r.tryRegister(ctx, view, trusted(view, h), &warnings)
+		apart, revoked = otherFamily(view, h), trusted(view, h).PublicKey != h.PublicKey
 		return again, err
 	})
 	if apart != "" {
 		warnings = append(warnings, apart)
 	}
+	if revoked {
+		warnings = append(warnings, "this host was removed from the cluster (weft host rm), and the others do not trust its certificate any more: remove pki/ in its state directory, and let it join again with a token (weft cluster token)")
+	}
 	return rev, warnings, err
+}
+
+// trusted is a host's record without a key that went with its removal.
+func trusted(view *record.Snapshot, h record.Host) record.Host {
+	if f, _ := view.Fence(h.ID); f != nil && f.Revoked != "" && f.Revoked == h.PublicKey {
+		h.PublicKey = ""
+	}
+	return h
 }
 
 // otherFamily warns where tunnels cannot lead to some hosts; "" where they can.

@@ -2,6 +2,8 @@ package record
 
 import (
 	"errors"
+	"iter"
+	"maps"
 	"time"
 
 	"weft/store"
@@ -46,6 +48,9 @@ func (s *Snapshot) ClearedOf(host HostID) []*Cleared {
 	}
 	return out
 }
+
+// AllCleared returns the words of all hosts, in no order.
+func (s *Snapshot) AllCleared() iter.Seq[*Cleared] { return maps.Values(s.meta.cleared) }
 
 // Cleared returns the word about an endpoint.
 func (s *Snapshot) Cleared(id EndpointID) (*Cleared, bool) {

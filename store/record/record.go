@@ -130,6 +130,9 @@ type Fence struct {
 	Host        HostID `json:"host"`
 	Incarnation uint64 `json:"incarnation"`
 	By          HostID `json:"by"`
+	Clearing    bool   `json:"clearing,omitempty"` // what it covers is still being deleted, by By; where that dies, anybody goes on
+	Removing    bool   `json:"removing,omitempty"` // with Clearing: the host's own record goes last
+	Revoked     string `json:"revoked,omitempty"`  // Host.PublicKey of a host that was removed: nobody trusts that key again
 	extra       extra
 }
 

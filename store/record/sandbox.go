@@ -73,9 +73,10 @@ type Attachment struct {
 	GwPriority int               `json:"gw_priority,omitempty"`
 	NoGateway  bool              `json:"no_gateway,omitempty"` // an internal network has no way out
 	Endpoint   EndpointID        `json:"endpoint"`
-	Intent     bool              `json:"intent,omitempty"` // the endpoint may not be in the store yet: a crash now undoes the attachment
-	IfName     string            `json:"if_name"`          // eth0, eth1, … as long as the attachment lasts
-	Addrs      []netip.Addr      `json:"addrs,omitempty"`  // the last ones it had: a start asks for them again
+	Intent     bool              `json:"intent,omitempty"`   // the endpoint may not be in the store yet: a crash now undoes the attachment
+	IfName     string            `json:"if_name"`            // eth0, eth1, … as long as the attachment lasts
+	Addrs      []netip.Addr      `json:"addrs,omitempty"`    // the last ones it had: a start asks for them again
+	Isolated   string            `json:"isolated,omitempty"` // why it has no endpoint though its sandbox is up: others have what was its own; "": it has
 }
 
 // Attachment returns the sandbox's attachment to a network.

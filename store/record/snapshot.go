@@ -192,6 +192,9 @@ func (s *Snapshot) Hosts() iter.Seq[*Host] {
 	}))
 }
 
+// Fences returns all fences, in no order.
+func (s *Snapshot) Fences() iter.Seq[*Fence] { return maps.Values(s.meta.fences) }
+
 // Fence returns a host's fence and its revision; nil and store.Absent where there is none.
 func (s *Snapshot) Fence(id HostID) (*Fence, store.Rev) {
 	return s.meta.fences[id], s.meta.revs[FenceKey(id).Name]

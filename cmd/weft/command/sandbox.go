@@ -81,7 +81,7 @@ func sandboxRow(s *weftv1.Sandbox, l *listing, now time.Time) table.Row {
 func statusOf(s *weftv1.Sandbox, now time.Time) string {
 	switch s.Status {
 	case "running":
-		return "Up " + table.Ago(now.Sub(moment(s.Started)))
+		return "Up " + table.Ago(now.Sub(moment(s.Started))) + isolatedMark(s)
 	case "exited":
 		return fmt.Sprintf("Exited (%d) %s ago", s.GetExit().GetCode(), table.Ago(now.Sub(moment(s.Finished))))
 	case "restarting":
@@ -90,6 +90,16 @@ func statusOf(s *weftv1.Sandbox, now time.Time) string {
 		return "Unknown"
 	}
 	return strings.ToUpper(s.Status[:1]) + s.Status[1:]
+}
+
+// isolatedMark tells of a sandbox that lost one of its networks; inspect has the reason, and a restart attaches it anew.
+func isolatedMark(s *weftv1.Sandbox) string {
+	for _, e := range s.Endpoints {
+		if e.GetIsolated() != "" {
+			return " (isolated)"
+		}
+	}
+	return ""
 }
 
 func (c *cli) stopCommand() *cobra.Command {

@@ -104,6 +104,7 @@ type attachmentView struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	DNSNames            []string
+	Isolated            string `json:",omitempty"` // why it has no address here though the sandbox runs
 }
 
 func sandboxView(s *weftv1.Sandbox) inspectedSandbox {
@@ -191,7 +192,7 @@ func attachedView(s *weftv1.Sandbox, e *weftv1.EndpointSettings) attachmentView 
 	asked, ep := e.GetRequested(), e.GetEndpoint()
 	v := attachmentView{
 		Aliases: asked.GetAliases(), VIPAliases: asked.GetVipAliases(), MacAddress: ep.GetMacAddress(), DriverOpts: asked.GetDriverOptions(), GwPriority: asked.GetGwPriority(),
-		NetworkID: ep.GetNetworkId(), EndpointID: ep.GetId(),
+		NetworkID: ep.GetNetworkId(), EndpointID: ep.GetId(), Isolated: e.GetIsolated(),
 	}
 	if asked.GetIp() != "" || asked.GetIp6() != "" {
 		v.IPAMConfig = &ipamConfigView{IPv4Address: asked.GetIp(), IPv6Address: asked.GetIp6()}

@@ -3672,6 +3672,7 @@ type EndpointSettings struct {
 	Endpoint      *Endpoint              `protobuf:"bytes,2,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	Gateway       string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	PrefixLen     int32                  `protobuf:"varint,4,opt,name=prefix_len,json=prefixLen,proto3" json:"prefix_len,omitempty"`
+	Isolated      string                 `protobuf:"bytes,5,opt,name=isolated,proto3" json:"isolated,omitempty"` // why it has no endpoint though the sandbox is up: others have what was its own; "": it is not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3732,6 +3733,13 @@ func (x *EndpointSettings) GetPrefixLen() int32 {
 		return x.PrefixLen
 	}
 	return 0
+}
+
+func (x *EndpointSettings) GetIsolated() string {
+	if x != nil {
+		return x.Isolated
+	}
+	return ""
 }
 
 type ListSandboxesRequest struct {
@@ -5563,13 +5571,14 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x05stdin\x18$ \x01(\bR\x05stdin\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x01\n" +
 	"\x10EndpointSettings\x121\n" +
 	"\trequested\x18\x01 \x01(\v2\x13.weft.v1.AttachmentR\trequested\x12-\n" +
 	"\bendpoint\x18\x02 \x01(\v2\x11.weft.v1.EndpointR\bendpoint\x12\x18\n" +
 	"\agateway\x18\x03 \x01(\tR\agateway\x12\x1d\n" +
 	"\n" +
-	"prefix_len\x18\x04 \x01(\x05R\tprefixLen\"S\n" +
+	"prefix_len\x18\x04 \x01(\x05R\tprefixLen\x12\x1a\n" +
+	"\bisolated\x18\x05 \x01(\tR\bisolated\"S\n" +
 	"\x14ListSandboxesRequest\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12)\n" +
 	"\afilters\x18\x02 \x03(\v2\x0f.weft.v1.FilterR\afilters\"G\n" +
