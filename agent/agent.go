@@ -211,6 +211,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.keepLinks)
 	run(a.firewall.Run)
 	run(a.mover.run)
+	run(a.retell)
 	run(a.keepPicture)
 	run(a.health.Run)
 	run(a.servePeers)

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -32,7 +33,7 @@ func (a *Agent) hostView(p *record.Snapshot, h *record.Host) api.HostView {
 func (a *Agent) notes() []string {
 	out := a.member.say()
 	if err := a.follower.Doubt(); err != nil {
-		out = append(out, err.Error())
+		out = append(out, fmt.Sprintf("%v; %s", err, doWhenLost))
 	}
 	for k, err := range a.picture().Corrupt() {
 		out = append(out, "corrupt record "+k.String()+": "+err.Error())

@@ -52,6 +52,7 @@ type memberConfig struct {
 	settings record.Cluster // what to make the cluster with if there is none
 	facts    func(context.Context) (record.Host, error)
 	picture  func() *record.Snapshot
+	doubt    func() error                // why the store is not believed; nil: it always is
 	rejoined func(context.Context)       // after each joining: what the store must hear now
 	cleared  func(context.Context) error // this host was cleared: what is not its own any more goes, before it begins its next incarnation
 	follow   func(context.Context) error // to where the records have moved
@@ -84,6 +85,11 @@ func (m *member) claim(ctx context.Context) (registry.Actor, error) {
 		m.mu.Lock()
 		actor, why, changed := m.actor, m.why, m.changed
 		m.mu.Unlock()
+		if m.doubt != nil {
+			if err := m.doubt(); err != nil {
+				return registry.Actor{}, m.unreachable(fmt.Errorf("%w: %w", errLost, err))
+			}
+		}
 		if actor != nil {
 			return *actor, nil
 		}
@@ -100,7 +106,7 @@ func (m *member) claim(ctx context.Context) (registry.Actor, error) {
 
 // unreachable is the refusal of a claim, in the words that users look for.
 func (m *member) unreachable(why error) error {
-	if errors.Is(why, store.ErrRefused) {
+	if errors.Is(why, store.ErrRefused) || errors.Is(why, errLost) {
 		return fmt.Errorf("%w: %s; networks and sandboxes that exist go on", errNoStore, m.reason(why))
 	}
 	return fmt.Errorf("%w: cluster store %s is not reachable (%v): networks and sandboxes that exist go on; what claims something new needs the store, try again when it is back", errNoStore, m.name(), oneLine(why))
@@ -117,6 +123,9 @@ func oneLine(err error) string {
 	}
 	return strings.Join(out, "; ")
 }
+
+// errLost says that the store does not hold the records of this host's cluster as they were seen.
+var errLost = errors.New("it is not believed")
 
 // errNoStore makes the API answer "unavailable".
 var errNoStore = fmt.Errorf("not now: %w", store.ErrUnreachable)
@@ -276,7 +285,7 @@ func (m *member) joinCluster(ctx context.Context) error {
 	if id.Cluster != "" { // never make a new cluster in a store that lost ours
 		e, err := m.store.Get(ctx, record.ClusterKey())
 		if errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("the store has no record of cluster %s, to which this host belongs: it was emptied, or its prefix is another one's; nothing is taken down", id.Cluster)
+			return fmt.Errorf("%w: it has lost the record of cluster %s, to which this host belongs: it was emptied, or its prefix is another one's", errLost, id.Cluster)
 		}
 		if err != nil {
 			return err
@@ -286,7 +295,7 @@ func (m *member) joinCluster(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", e.Key, err)
 		}
 		if c.ID != id.Cluster {
-			return fmt.Errorf("the store holds cluster %s, and this host belongs to %s: give --cluster-store the right address, or empty the state directory", c.ID, id.Cluster)
+			return fmt.Errorf("%w: it holds cluster %s, and this host belongs to %s: give --cluster-store the right address, or empty the state directory", errLost, c.ID, id.Cluster)
 		}
 		return nil
 	}

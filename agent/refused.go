@@ -23,6 +23,9 @@ func (m *member) reason(why error) string {
 	if errors.Is(why, store.ErrRefused) {
 		return fmt.Sprintf("cluster store %s refuses this host: %v; check what --cluster-store-opt names (certificates, user and password, token) and the rights that they give", m.name(), why)
 	}
+	if errors.Is(why, errLost) {
+		return fmt.Sprintf("cluster store %s: %v; %s", m.name(), why, doWhenLost)
+	}
 	return fmt.Sprintf("cluster store %s is not reachable: %v", m.name(), why)
 }
 

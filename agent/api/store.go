@@ -24,6 +24,7 @@ type StoreBackend interface {
 	CheckStore(ctx context.Context) (registry.Survey, error)
 	BackupStore(ctx context.Context, w io.Writer) error
 	RestoreStore(ctx context.Context, r RestoreRequest, file io.Reader) (Restored, error)
+	ReseedStore(ctx context.Context, r ReseedRequest) (registry.ReseedResult, error)
 	MigrateStore(ctx context.Context, to string, opts map[string]string, tell func(step string)) (Migrated, error)
 	AbortMigration(ctx context.Context) (to, warning string, err error)
 }

@@ -201,3 +201,24 @@ func TestMigrateStoreOnTheWire(t *testing.T) {
 		t.Errorf("an abort that is refused: %v", err)
 	}
 }
+
+func (f *fake) ReseedStore(_ context.Context, r api.ReseedRequest) (registry.ReseedResult, error) {
+	if !r.DryRun && !r.Force {
+		return registry.ReseedResult{}, api.Refuse(api.Invalid, "the store is believed")
+	}
+	return registry.ReseedResult{Cluster: "c", Networks: 1, Hosts: 2, Endpoints: 3, Same: 4, Skipped: []string{"x"}, Pending: []string{"h3"}}, nil
+}
+
+func TestReseedStoreOnTheWire(t *testing.T) {
+	conn, _ := serve(t, &fake{})
+	c := weftv1.NewStoresClient(conn)
+	want := &weftv1.ReseedStoreResponse{ClusterId: "c", Networks: 1, Hosts: 2, Endpoints: 3, Same: 4, Skipped: []string{"x"}, Pending: []string{"h3"}}
+	for _, r := range []*weftv1.ReseedStoreRequest{{DryRun: true}, {Force: true}} {
+		if got, err := c.ReseedStore(t.Context(), r); err != nil || !proto.Equal(got, want) {
+			t.Errorf("%v: %v, %v", r, got, err)
+		}
+	}
+	if _, err := c.ReseedStore(t.Context(), &weftv1.ReseedStoreRequest{}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a store that is believed: %v", err)
+	}
+}

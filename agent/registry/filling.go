@@ -99,7 +99,7 @@ func (f *filling) partition(ctx context.Context, name string, want map[string][]
 	if err != nil {
 		return c, err
 	}
-	return c, f.write(ctx, ops)
+	return c, writeAll(ctx, f.s, ops, f.guard)
 }
 
 // difference is what makes a partition of s hold what is wanted.
@@ -135,17 +135,17 @@ func difference(ctx context.Context, s store.Store, partition string, want map[s
 	return ops, c, nil
 }
 
-// write does ops in as few transactions as they fit into.
-func (f *filling) write(ctx context.Context, ops []store.Op) error {
-	t := store.Txn{If: []store.Cond{f.guard}}
+// writeAll does ops in as few transactions as they fit into, each of which compares the guards. What is written twice is the same.
+func writeAll(ctx context.Context, s store.Store, ops []store.Op, guards ...store.Cond) error {
+	t := store.Txn{If: guards}
 	size := 0
 	for i, op := range ops {
 		t.Then = append(t.Then, op)
 		size += len(op.Value)
-		if i+1 < len(ops) && len(t.Then) < store.MaxOps-1 && size+len(ops[i+1].Value) <= store.MaxTxn {
+		if i+1 < len(ops) && len(t.Then)+len(guards) < store.MaxOps && size+len(ops[i+1].Value) <= store.MaxTxn {
 			continue
 		}
-		if err := persist(ctx, f.s, t); err != nil {
+		if err := persist(ctx, s, t); err != nil {
 			return err
 		}
 		t.Then, size = nil, 0

@@ -33,6 +33,8 @@ func (r *Registry) unmoved(ctx context.Context, fresh bool) (store.Cond, error) 
 		switch {
 		case !blocked(move, rev):
 			return store.Cond{Key: record.MovesKey(), Rev: rev}, nil
+		case move.State == record.MoveRestoring && move.Reseed:
+			return store.Cond{}, refuse(InUse, "the hosts are putting the cluster's records back; try again when that is done (if it was interrupted: run weft store reseed again)")
 		case move.State == record.MoveRestoring:
 			return store.Cond{}, refuse(InUse, "the cluster's records are being restored from a backup; try again when that is done (if it was interrupted: run weft restore again)")
 		}

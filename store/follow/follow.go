@@ -256,7 +256,7 @@ func (f *Follower) strange(c *record.Cluster) error {
 func (f *Follower) doubtIf(why error) {
 	if why != nil && f.doubt == nil {
 		f.doubt = why
-		f.log.Error("the store is not believed; this host goes on with what it knows", "reason", why)
+		f.log.Error("the store is not believed; this host goes on with what it knows (weft store reseed puts back what the hosts know, weft restore a backup)", "reason", why)
 	}
 }
 

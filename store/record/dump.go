@@ -57,6 +57,9 @@ func (s *Snapshot) dumpMeta(add func(store.Key, store.Rev, any), claim func(stor
 	if m.cluster != nil {
 		add(ClusterKey(), m.revs["cluster"], m.cluster)
 	}
+	if m.authority != nil {
+		add(AuthorityKey(), m.revs[authorityName], m.authority)
+	}
 	for id, n := range m.networks {
 		add(NetworkKey(id), s.NetworkRev(id), n)
 	}

@@ -31,6 +31,8 @@ type Move struct {
 	By      HostID            `json:"by,omitempty"`
 	// Generation is the highest that is known of what the records replace; those that are put into the store get a greater one.
 	Generation uint64 `json:"generation,omitempty"`
+	// Reseed tells a restoring by the hosts themselves: each puts back what it knows (Retold), and says so in its reply.
+	Reseed bool `json:"reseed,omitempty"`
 	// Superseded is what a store that is being filled said before: that its records had moved elsewhere.
 	Superseded *Move     `json:"superseded,omitempty"`
 	Started    time.Time `json:"started"`
@@ -42,10 +44,12 @@ func (m *Move) Frozen() bool { return m != nil && m.State != MovePreparing }
 
 // MoveReply is meta/moves/<host>: what a host says to a move. It is written by its host only.
 type MoveReply struct {
-	Host     HostID `json:"host"`
-	Move     string `json:"move"`               // its ID
-	Trouble  string `json:"trouble,omitempty"`  // why it cannot follow; "": it is ready
-	Followed bool   `json:"followed,omitempty"` // it uses the new store
+	Host     HostID   `json:"host"`
+	Move     string   `json:"move"`               // its ID
+	Trouble  string   `json:"trouble,omitempty"`  // why it cannot follow; "": it is ready
+	Followed bool     `json:"followed,omitempty"` // it uses the new store
+	Told     bool     `json:"told,omitempty"`     // it has put back what it knows
+	Skipped  []string `json:"skipped,omitempty"`  // what it could not put back, and why
 	extra    extra
 }
 

@@ -13,7 +13,7 @@ import (
 
 func (c *cli) storeCommand() *cobra.Command {
 	return group("store", "Look after the cluster's store", "  weft store status\n  weft store check\n  weft store migrate --to consul://192.0.2.2:8500/weft",
-		c.storeStatus(), c.storeCheck(), c.storeMigrate())
+		c.storeStatus(), c.storeCheck(), c.storeReseed(), c.storeMigrate())
 }
 
 // storeState is what `store status` shows. Fields that are not known now are empty.
