@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"weft/kernel"
 )
@@ -28,44 +27,47 @@ func (l *loop) listen(ctx context.Context, changes chan<- []kernel.Change) {
 	}
 }
 
-// lost tells whether changes took something away that should be there. What the loop takes away itself it has forgotten before, so that its own
-// work wakes nobody.
+// lost tells whether changes took something away that should be there, or made something else of it. What the loop itself takes away it has forgotten
+// before, and what it puts is as it should be, so that its own work wakes nobody.
 func (l *loop) lost(changes []kernel.Change) bool {
+	var ends map[kernel.Key]kernel.Object
 	return slices.ContainsFunc(changes, func(c kernel.Change) bool {
-		switch {
-		case c.Doubt, c.Kind == kernel.KindTable, c.Kind == kernel.KindGuest:
+		if c.Doubt || c.Kind == kernel.KindTable || c.Kind == kernel.KindGuest {
 			return true
-		case c.Kind == kernel.KindVeth:
-			return l.hasLink(c.Link)
 		}
-		return slices.ContainsFunc(l.parts(), func(s kernel.State) bool { _, ok := s[c.Key]; return ok })
+		if o, ok := l.holds(c.Key); ok {
+			return c.Breaks(o)
+		}
+		if c.Kind != kernel.KindVeth {
+			return false
+		}
+		if ends == nil { // a state can have tens of thousands of objects: once is enough
+			ends = l.farEnds()
+		}
+		o, ok := ends[c.Key]
+		return ok && c.Breaks(o)
 	})
 }
 
-func (l *loop) parts() []kernel.State {
-	var out []kernel.State
+// holds finds an object that should be there.
+func (l *loop) holds(k kernel.Key) (kernel.Object, bool) {
 	for _, s := range l.have {
-		out = append(out, s)
+		if o, ok := s[k]; ok {
+			return o, true
+		}
 	}
-	return out
+	return kernel.Object{}, false
 }
 
-// hasLink tells whether a link of the host is one that should be there: a bridge, a port, or a pair's far end.
-func (l *loop) hasLink(name string) bool {
-	for _, s := range l.parts() {
-		for _, kind := range []kernel.Kind{kernel.KindBridge, kernel.KindVeth} {
-			if _, ok := s[kernel.Key{Kind: kind, NS: kernel.HostNS, Link: name}]; ok {
-				return true
-			}
-		}
-		if !strings.HasPrefix(name, "weft") { // no far end is in the host but an uplink's: a state can have tens of thousands of objects
-			continue
-		}
+// farEnds are the pairs by their far ends.
+func (l *loop) farEnds() map[kernel.Key]kernel.Object {
+	out := map[kernel.Key]kernel.Object{}
+	for _, s := range l.have {
 		for _, o := range s {
-			if v, ok := o.Spec.(kernel.Veth); ok && v.Peer.NS == kernel.HostNS && v.Peer.Name == name {
-				return true
+			if v, ok := o.Spec.(kernel.Veth); ok {
+				out[kernel.Key{Kind: kernel.KindVeth, NS: v.Peer.NS, Link: v.Peer.Name}] = o
 			}
 		}
 	}
-	return false
+	return out
 }

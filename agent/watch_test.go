@@ -23,16 +23,16 @@ func TestWhatOthersTakeAwayIsPutBack(t *testing.T) {
 		change kernel.Change
 		read   bool
 	}{
-		"a table":             {kernel.Change{Key: table}, true},
-		"a bridge":            {kernel.Change{Key: kernel.Key{Kind: kernel.KindVeth, Link: bridge.Link}}, true},
-		"a link that is down": {kernel.Change{Key: kernel.Key{Kind: kernel.KindVeth, Link: bridge.Link, Dst: "down"}}, true},
-		"an uplink":           {kernel.Change{Key: uplink}, true},
-		"a gateway":           {kernel.Change{Key: kernel.Key{Kind: kernel.KindAddr, Link: bridge.Link, Dst: "172.18.0.1/16"}}, true},
-		"a route":             {kernel.Change{Key: kernel.Key{Kind: kernel.KindRoute, Link: uplink.Link, Dst: "10.1.0.0/24"}}, true},
-		"a guest's rule":      {kernel.Change{Key: kernel.Key{Kind: kernel.KindGuest, Link: "ip filter DOCKER-USER"}}, true},
-		"lost events":         {kernel.Change{Doubt: true}, true},
-		"another's link":      {kernel.Change{Key: kernel.Key{Kind: kernel.KindVeth, Link: "docker0"}}, false},
-		"another's address":   {kernel.Change{Key: kernel.Key{Kind: kernel.KindAddr, Link: "eth0", Dst: "172.18.0.1/16"}}, false},
+		"a table":           {kernel.Change{Key: table}, true},
+		"a bridge":          {kernel.Change{Key: bridge}, true},
+		"a bridge's MTU":    {kernel.Change{Key: bridge, Now: kernel.Bridge{MTU: 68}}, true},
+		"an uplink":         {kernel.Change{Key: uplink}, true},
+		"a gateway":         {kernel.Change{Key: kernel.Key{Kind: kernel.KindAddr, Link: bridge.Link, Dst: "172.18.0.1/16"}}, true},
+		"a route":           {kernel.Change{Key: kernel.Key{Kind: kernel.KindRoute, Link: uplink.Link, Dst: "10.1.0.0/24"}}, true},
+		"a guest's rule":    {kernel.Change{Key: kernel.Key{Kind: kernel.KindGuest, Link: "ip filter DOCKER-USER"}}, true},
+		"lost events":       {kernel.Change{Doubt: true}, true},
+		"another's link":    {kernel.Change{Key: kernel.Key{Kind: kernel.KindVeth, Link: "docker0"}}, false},
+		"another's address": {kernel.Change{Key: kernel.Key{Kind: kernel.KindAddr, Link: "eth0", Dst: "172.18.0.1/16"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

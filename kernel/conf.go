@@ -95,7 +95,9 @@ func (k *Kernel) readConf(c *conn, s scope, out State) error {
 				if err != nil {
 					return fmt.Errorf("read a setting of interface %s: %w", link, err)
 				}
-				out.Add(Object{Key: Key{Kind: KindConf, NS: s.ns, Link: link, Dst: dst}, Spec: Conf{Value: strings.TrimSpace(string(b))}})
+				k := Key{Kind: KindConf, NS: s.ns, Link: link, Dst: dst}
+				c.settings.add(k, file)
+				out.Add(Object{Key: k, Spec: Conf{Value: strings.TrimSpace(string(b))}})
 			}
 		}
 		return nil
@@ -107,7 +109,10 @@ func writeConf(c *conn, ops []Op) []error {
 	errs := make([]error, len(ops))
 	err := inside(c.ns, func() error {
 		for i, o := range ops {
-			errs[i] = writeOneConf(o.Obj)
+			if errs[i] = writeOneConf(o.Obj); errs[i] == nil {
+				file, _ := ConfPath(o.Obj.Link, o.Obj.Dst)
+				c.settings.add(o.Obj.Key, file)
+			}
 		}
 		return nil
 	})

@@ -17,13 +17,14 @@ type conn struct {
 	route *socket
 	index map[string]int32 // of links, by name; what a link's maker or a dump told
 
-	filter *socket  // of nfnetlink; opened when it is needed first
-	mine   *portIDs // where nfnetlink's sockets are noted
+	filter   *socket   // of nfnetlink; opened when it is needed first
+	mine     *portIDs  // where nfnetlink's sockets are noted
+	settings *settings // where files of settings are watched
 }
 
 // newConn opens a socket in the namespace of file, which conn takes over.
-func newConn(file *os.File, mine *portIDs) (*conn, error) {
-	c := &conn{ns: file, index: map[string]int32{}, mine: mine}
+func newConn(file *os.File, mine *portIDs, s *settings) (*conn, error) {
+	c := &conn{ns: file, index: map[string]int32{}, mine: mine, settings: s}
 	var err error
 	if c.route, err = dial(file, unix.NETLINK_ROUTE); err != nil {
 		c.close()

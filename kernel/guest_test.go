@@ -1,12 +1,10 @@
 package kernel_test
 
 import (
-	"context"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"weft/kernel"
 	"weft/kernel/netnstest"
@@ -104,92 +102,4 @@ func TestAGuestsRule(t *testing.T) {
 			}
 		})
 	}
-}
-
-// changed waits for a change that is like this one; nothing else than like may be told before.
-func changed(t *testing.T, changes <-chan []kernel.Change, like func(kernel.Change) bool) {
-	t.Helper()
-	deadline := time.After(5 * time.Second)
-	for {
-		select {
-		case cs := <-changes:
-			if slices.ContainsFunc(cs, like) {
-				return
-			}
-			t.Logf("besides: %v", cs)
-		case <-deadline:
-			t.Fatal("nothing was told")
-		}
-	}
-}
-
-func key(kind kernel.Kind, link string) func(kernel.Change) bool {
-	return func(c kernel.Change) bool { return c.Kind == kind && c.Link == link }
-}
-
-func TestWatchTellsWhatOthersChange(t *testing.T) {
-	ns, dir := netnstest.NS(t, "host"), t.TempDir()
-	k := open(t, ns, dir)
-	t.Cleanup(func() { clearDir(t, dir) })
-	ctx, cancel := context.WithCancel(t.Context())
-	changes, done := make(chan []kernel.Change), make(chan error, 1)
-	go func() { done <- k.Watch(ctx, changes) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	bridge := object(kernel.KindBridge, kernel.HostNS, "br-mine", "", kernel.Bridge{MAC: "06:00:00:00:00:06", MTU: 1400, Owner: "0123"})
-	want := state(bridge, object(kernel.KindAddr, kernel.HostNS, "br-mine", "10.11.0.1/24", kernel.Addr{}), object(kernel.KindTable, kernel.HostNS, "inet weft", "", table()),
-		object(kernel.KindRoute, kernel.HostNS, "br-mine", "10.12.0.0/24", kernel.Route{}), guest("ip"))
-	run(t, ns, "ip", "link", "add", "sign0", "type", "bridge") // until it is heard, Watch may not have begun
-	for began := false; !began; {
-		run(t, ns, "ip", "link", "set", "sign0", "up")
-		run(t, ns, "ip", "link", "set", "sign0", "down")
-		select {
-		case cs := <-changes:
-			began = slices.ContainsFunc(cs, func(c kernel.Change) bool { return c.Link == "sign0" })
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-
-	dockerUser(t, ns, "iptables-nft")
-	changed(t, changes, key(kernel.KindGuest, "ip filter DOCKER-USER"))
-	must(t, k, kernel.Missing(want, nil))
-	must(t, k, []kernel.Op{{Verb: kernel.Put, Obj: object(kernel.KindElement, kernel.HostNS, "inet weft addrs", "192.0.2.7", kernel.Element{Type: kernel.SetAddr})}})
-	run(t, ns, "ip", "link", "delete", "sign0")
-	quiet := false
-	for !quiet { // what weft's own tables and rules were given by itself is not told
-		select {
-		case cs := <-changes:
-			for _, c := range cs {
-				quiet = quiet || c.Link == "sign0"
-				if c.Kind == kernel.KindTable || c.Kind == kernel.KindGuest || c.Doubt {
-					t.Errorf("its own change is told: %v", c)
-				}
-			}
-		case <-time.After(5 * time.Second):
-			t.Fatal("nothing was told")
-		}
-	}
-
-	run(t, ns, "nft", "flush", "chain", "inet", "weft", "in")
-	changed(t, changes, key(kernel.KindTable, "inet weft"))
-	run(t, ns, "iptables-nft", "-F")
-	changed(t, changes, key(kernel.KindGuest, "ip filter DOCKER-USER"))
-	run(t, ns, "ip", "route", "del", "10.12.0.0/24")
-	changed(t, changes, func(c kernel.Change) bool {
-		return c.Key == kernel.Key{Kind: kernel.KindRoute, Link: "br-mine", Dst: "10.12.0.0/24"}
-	})
-	run(t, ns, "ip", "addr", "del", "10.11.0.1/24", "dev", "br-mine")
-	changed(t, changes, func(c kernel.Change) bool {
-		return c.Key == kernel.Key{Kind: kernel.KindAddr, Link: "br-mine", Dst: "10.11.0.1/24"}
-	})
-	run(t, ns, "ip", "link", "set", "br-mine", "down")
-	changed(t, changes, key(kernel.KindVeth, "br-mine"))
-	run(t, ns, "ip", "link", "delete", "br-mine")
-	changed(t, changes, key(kernel.KindVeth, "br-mine"))
-	run(t, ns, "nft", "flush", "ruleset")
-	changed(t, changes, key(kernel.KindTable, "inet weft"))
 }

@@ -18,6 +18,9 @@ type Kernel struct {
 	host string // the file of the host's namespace
 	mine portIDs
 
+	spaces   spaces
+	settings settings
+
 	mu     sync.Mutex // guards what follows and every slot's users and gone; never held across I/O
 	slots  map[place]*slot
 	closed bool
@@ -42,6 +45,7 @@ func Open(cfg Config) (*Kernel, error) {
 	if k.host == "" {
 		k.host = "/proc/thread-self/ns/net" // any thread's but one that is inside another namespace, which runs nothing else
 	}
+	k.settings.open(cfg.Log)
 	if err := k.with(HostNS, func(*conn) error { return nil }); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
@@ -55,7 +59,8 @@ func (k *Kernel) Close() error {
 	idle := k.dropLocked(func(place) bool { return true })
 	k.mu.Unlock()
 	closeAll(idle)
-	return nil
+	k.spaces.close()
+	return k.settings.close()
 }
 
 // Namespaces lists weft's own.

@@ -119,26 +119,33 @@ func addLinks(s scope, out State) {
 		if l.name == "lo" || s.host && !l.madeHere() {
 			continue
 		}
-		at := l.port.Port
-		at.Master = s.links.byIndex[l.master].name
-		o := Object{Key: Key{NS: s.ns, Link: l.name}}
-		switch l.kind {
-		case "bridge":
-			o.Kind, o.Spec = KindBridge, Bridge{MAC: l.mac, MTU: l.mtu, Owner: l.owner()}
-		case "vxlan":
-			v := l.vxlan
-			v.MAC, v.MTU, v.At = l.mac, l.mtu, at
-			o.Kind, o.Spec, o.Holds = KindVXLAN, v, HoldsVNI(v.VNI, v.Port)
-		case "veth":
-			o.Kind, o.Spec = KindVeth, vethOf(l, at)
-		default:
-			continue
+		if o, ok := s.object(l); ok {
+			out.Add(o)
 		}
-		if l.odd() {
-			o.Spec = stale{}
-		}
-		out.Add(o)
 	}
+}
+
+// object is what a link is, if it is of a kind that weft makes.
+func (s scope) object(l linkInfo) (o Object, ok bool) {
+	at := l.port.Port
+	at.Master = s.links.byIndex[l.master].name
+	o = Object{Key: Key{NS: s.ns, Link: l.name}}
+	switch l.kind {
+	case "bridge":
+		o.Kind, o.Spec = KindBridge, Bridge{MAC: l.mac, MTU: l.mtu, Owner: l.owner()}
+	case "vxlan":
+		v := l.vxlan
+		v.MAC, v.MTU, v.At = l.mac, l.mtu, at
+		o.Kind, o.Spec, o.Holds = KindVXLAN, v, HoldsVNI(v.VNI, v.Port)
+	case "veth":
+		o.Kind, o.Spec = KindVeth, vethOf(l, at)
+	default:
+		return o, false
+	}
+	if l.odd() {
+		o.Spec = stale{}
+	}
+	return o, true
 }
 
 // checkPairs makes pairs stale whose far end, in a namespace that was read too, is not there or not as it should be.
@@ -150,11 +157,16 @@ func checkPairs(seen map[string]linkTable, out State) {
 		}
 		links, read := seen[v.Peer.NS]
 		far := links.byName[v.Peer.Name]
-		right := far.up && far.mtu == v.MTU && far.mac == v.Peer.MAC && far.alias == farAlias && far.pair == seen[k.NS].byName[k.Link].index
+		right := far.isFarEnd(v) && far.pair == seen[k.NS].byName[k.Link].index
 		if read && !right {
 			out.Add(Object{Key: k, Spec: stale{}})
 		}
 	}
+}
+
+// isFarEnd tells whether a link is what a pair's far end should be.
+func (l linkInfo) isFarEnd(v Veth) bool {
+	return l.up && l.mtu == v.MTU && l.mac == v.Peer.MAC && l.alias == farAlias
 }
 
 func vethOf(l linkInfo, at Port) Veth {
@@ -313,8 +325,8 @@ func readNeighs(ctx context.Context, c *conn, s scope, out State) error {
 		}
 		for _, m := range msgs {
 			n, ok := parseNeigh(m)
-			if name, ours := s.link(n.index); ok && ours && n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() {
-				out.Add(Object{Key: Key{Kind: KindNeigh, NS: s.ns, Link: name, Dst: n.dst.String()}, Spec: Neigh{MAC: n.mac}})
+			if _, ours := s.link(n.index); ok && ours && n.state&unix.NUD_PERMANENT != 0 && n.dst.IsValid() {
+				out.Add(s.neigh(n))
 			}
 		}
 	}
@@ -331,20 +343,31 @@ func readFDB(ctx context.Context, c *conn, s scope, out State) error {
 		if !ok {
 			continue
 		}
-		l := s.links.byIndex[n.index]
-		k := Key{Kind: KindFDB, NS: s.ns, Link: l.name, Dst: n.mac}
-		switch {
-		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid() && n.mac == zeroMAC:
-			k.Dst = FloodDst(n.dst)
-			out.Add(Object{Key: k, Spec: FDB{VTEP: n.dst}})
-		case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid():
-			k.Dst += selfSuffix
-			out.Add(Object{Key: k, Spec: FDB{VTEP: n.dst}})
-		case n.master > 0 && n.state == unix.NUD_NOARP && (s.own || l.hostPort()):
-			out.Add(Object{Key: k, Spec: FDB{}})
+		if o, ok := s.entry(n); ok {
+			out.Add(o)
 		}
 	}
 	return nil
+}
+
+func (s scope) neigh(n neighInfo) Object {
+	return Object{Key: Key{Kind: KindNeigh, NS: s.ns, Link: s.links.byIndex[n.index].name, Dst: n.dst.String()}, Spec: Neigh{MAC: n.mac}}
+}
+
+// entry is what a forwarding entry is, if it is one that weft makes.
+func (s scope) entry(n neighInfo) (o Object, ok bool) {
+	l := s.links.byIndex[n.index]
+	k := Key{Kind: KindFDB, NS: s.ns, Link: l.name, Dst: n.mac}
+	switch {
+	case s.own && n.flags&unix.NTF_SELF != 0 && l.kind == "vxlan" && n.dst.IsValid():
+		if k.Dst += selfSuffix; n.mac == zeroMAC {
+			k.Dst = FloodDst(n.dst)
+		}
+		return Object{Key: k, Spec: FDB{VTEP: n.dst}}, true
+	case n.master > 0 && n.state == unix.NUD_NOARP && (s.own || l.hostPort()):
+		return Object{Key: k, Spec: FDB{}}, true
+	}
+	return o, false
 }
 
 type neighInfo struct {

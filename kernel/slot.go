@@ -91,7 +91,12 @@ func (k *Kernel) open(ns string) (*conn, error) {
 	if err := unix.Fstatfs(int(file.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC { // its namespace went with a reboot
 		return nil, errors.Join(file.Close(), err, fmt.Errorf("%s is no network namespace: %w", ns, os.ErrNotExist))
 	}
-	return newConn(file, &k.mine)
+	if ns != HostNS {
+		if err := k.note(ns, file); err != nil {
+			return nil, errors.Join(file.Close(), err)
+		}
+	}
+	return newConn(file, &k.mine, &k.settings)
 }
 
 func (k *Kernel) path(ns string) string {

@@ -75,7 +75,7 @@ func testConn(t *testing.T) *conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newConn(f, new(portIDs))
+	c, err := newConn(f, new(portIDs), new(settings))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestADumpWhileThingsChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newConn(f, new(portIDs))
+	other, err := newConn(f, new(portIDs), new(settings))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,11 +207,14 @@ func FuzzParse(f *testing.F) {
 			_, _ = parseGuest(m)
 			_ = dropsForward(m)
 			_ = legacyPolicy(m, 3)
-			for _, typ := range []uint16{unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELROUTE} {
-				_, _ = linkNames{}.event(unix.NlMsghdr{Type: typ}, m)
+			k := &Kernel{closed: true}
+			tell := func(Change) bool { return true }
+			h := hearing{k: k, tell: tell, links: map[int32]map[int32]linkInfo{hostNumber: {1: {index: 1, kind: "vxlan"}}}}
+			for typ := unix.RTM_NEWLINK; typ <= unix.RTM_DELNSID; typ++ {
+				h.event(heard{unix.NlMsghdr{Type: uint16(typ)}, m, hostNumber})
 			}
 			for typ := range uint16(32) {
-				_, _ = new(Kernel).filterEvent(unix.NlMsghdr{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | typ}, m)
+				k.filterEvent(heard{unix.NlMsghdr{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | typ}, m, hostNumber}, tell)
 			}
 			for _, typ := range setTypes {
 				_ = textOf(typ, es)

@@ -40,7 +40,9 @@ func readSysctls(c *conn, ns string, names []string, out State) error {
 			if err != nil {
 				return fmt.Errorf("read sysctl: %w", err)
 			}
-			out.Add(Object{Key: Key{Kind: KindSysctl, NS: ns, Link: name}, Spec: Sysctl{Value: value}})
+			k := Key{Kind: KindSysctl, NS: ns, Link: name}
+			c.settings.add(k, name)
+			out.Add(Object{Key: k, Spec: Sysctl{Value: value}})
 		}
 		return nil
 	})
@@ -52,6 +54,7 @@ func writeSysctls(c *conn, ops []Op) []error {
 	err := inside(c.ns, func() error {
 		for i, o := range ops {
 			errs[i] = writeSysctl(o.Obj)
+			c.settings.add(o.Obj.Key, o.Obj.Link)
 		}
 		return nil
 	})

@@ -6,59 +6,76 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Change is something that happened in the host's namespace to what may be weft's own. A key says what, as far as the kernel tells: a link of any
-// kind is KindVeth. Tables and guests changed by others; for links, addresses and routes, whoever keeps account of what he has taken away himself
-// can tell.
+// Change is something that happened in the host's namespace, or in one that this Kernel works in, to what may be weft's own: what is there of its key
+// now. Tables and guests are told where others changed them; for all else, whoever keeps account of what he has put and taken away can tell.
 type Change struct {
 	Key
+	Now   Spec // nil: it is gone, or nobody knows
 	Doubt bool // events were lost: anything may have changed
+}
+
+// Breaks tells whether an object that should be there is no longer so. The change is one of its key, or of a pair's far end.
+func (c Change) Breaks(o Object) bool {
+	if v, ok := o.Spec.(Veth); ok && o.Key != c.Key {
+		l, is := c.Now.(seenLink)
+		return !is || !l.isFarEnd(v)
+	}
+	return c.Now == nil || !c.Now.Equal(o.Spec)
 }
 
 // Times and limits of Watch.
 const (
 	watchGather = 100 * time.Millisecond // a change is seldom alone: Docker's start, `nft flush ruleset` and a reload are hundreds of events
-	watchMax    = 256                    // changes told one by one; more are a doubt
+	watchMax    = 4096                   // keys of changes told one by one; more are a doubt
 )
 
 // Watch tells of changes until ctx ends, some at a time and never one of weft's own tables that this Kernel made itself. It fails if it cannot
-// begin.
+// begin. One socket hears of all namespaces, and holds none of them: those that this Kernel has worked in are known by their numbers.
 func (k *Kernel) Watch(ctx context.Context, changes chan<- []Change) error {
-	events := make(chan event, 64)
-	routes, err := k.listen(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	events := make(chan Change, 64)
+	routes, err := k.listen(unix.NETLINK_ROUTE, unix.RTNLGRP_NSID, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	if err != nil {
-		return fmt.Errorf("watch the host's links: %w", err)
+		return fmt.Errorf("watch links: %w", err)
 	}
 	filters, err := k.listen(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err != nil {
 		return errors.Join(fmt.Errorf("watch nftables: %w", err), routes.Close())
 	}
-	names := linkNames{}
-	err = k.with(HostNS, func(c *conn) error { // after the subscription: none is missed
-		links, err := readLinks(ctx, c)
-		for i, l := range links.byIndex {
-			names[i] = l.name
-		}
-		return err
-	})
+	mounts, err := watchMounts()
 	if err != nil {
-		return errors.Join(fmt.Errorf("watch the host's links: %w", err), routes.Close(), filters.Close())
+		return errors.Join(err, routes.Close(), filters.Close())
 	}
+	tell := func(c Change) bool {
+		select {
+		case events <- c:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	h := &hearing{k: k, tell: tell, links: map[int32]map[int32]linkInfo{}}
 	var readers sync.WaitGroup
-	readers.Go(func() { hear(ctx, routes, events, names.event) })
-	readers.Go(func() { hear(ctx, filters, events, k.filterEvent) })
+	readers.Go(func() { hear(ctx, routes, h.event, h.doubt) })
+	readers.Go(func() {
+		hear(ctx, filters, func(m heard) { k.filterEvent(m, tell) }, func() { tell(Change{Doubt: true}) })
+	})
+	readers.Go(func() { k.settings.hear(k.setting, tell) })
+	readers.Go(func() { mounts.hear(func() { k.lostNamespaces(tell) }) })
 	gather(ctx, events, changes)
-	err = errors.Join(routes.Close(), filters.Close())
+	err = errors.Join(routes.Close(), filters.Close(), k.settings.stop(), mounts.Close())
 	readers.Wait()
 	return err
 }
 
-// listen opens a socket of the host's namespace that is told of some groups' events.
+// listen opens a socket of the host's namespace that is told of some groups' events, of all namespaces that have a number in the host's.
 func (k *Kernel) listen(protocol int, groups ...int) (*os.File, error) {
 	ns, err := os.Open(k.path(HostNS))
 	if err != nil {
@@ -73,7 +90,14 @@ func (k *Kernel) listen(protocol int, groups ...int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer))
+	err = errors.Join(
+		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1),
+	)
+	if protocol == unix.NETLINK_ROUTE {
+		err = errors.Join(err, unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, routeFilter()))
+	}
 	for _, g := range groups {
 		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g))
 	}
@@ -83,54 +107,44 @@ func (k *Kernel) listen(protocol int, groups ...int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
-// event is one change as it is heard. One that undoes another (a link that is up again) takes it back.
-type event struct {
-	Change
-	undone bool
+// heard is one message, and the number of the namespace that it is about.
+type heard struct {
+	unix.NlMsghdr
+	body []byte
+	nsid int32
 }
 
-// hear reads events until the socket is closed. What cannot be read is a doubt.
-func hear(ctx context.Context, f *os.File, events chan<- event, parse func(unix.NlMsghdr, []byte) (event, bool)) {
-	tell := func(e event) bool {
-		select {
-		case events <- e:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	buf := make([]byte, 64<<10)
+// hear reads events until ctx ends and the socket is closed. What cannot be read is a doubt.
+func hear(ctx context.Context, f *os.File, event func(heard), doubt func()) {
+	buf, control := make([]byte, 64<<10), make([]byte, 64)
 	for ctx.Err() == nil {
-		n, err := receiveFrom(f, buf)
-		if errors.Is(err, os.ErrClosed) {
-			return
-		}
-		if err != nil && !tell(event{Change: Change{Doubt: true}}) {
-			return
+		n, nsid, err := receiveFrom(f, buf, control)
+		if err != nil {
+			doubt()
+			continue
 		}
 		for h, body := range messages(buf[:n]) {
-			if e, ok := parse(h, body); ok && !tell(e) {
-				return
-			}
+			event(heard{h, body, nsid})
 		}
 	}
 }
 
-func receiveFrom(f *os.File, buf []byte) (n int, err error) {
+func receiveFrom(f *os.File, buf, control []byte) (n int, nsid int32, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	var rest int
 	rerr := raw.Read(func(fd uintptr) bool {
-		n, _, err = unix.Recvfrom(int(fd), buf, 0)
+		n, rest, _, _, err = unix.Recvmsg(int(fd), buf, control, 0)
 		return !errors.Is(err, unix.EAGAIN)
 	})
-	return max(n, 0), errors.Join(rerr, err)
+	return max(n, 0), nsidOf(control[:max(rest, 0)]), errors.Join(rerr, err)
 }
 
-// gather hands changes on, those together that come together, until ctx ends.
-func gather(ctx context.Context, events <-chan event, changes chan<- []Change) {
-	pending := map[Change]bool{}
+// gather hands changes on, those together that come together, until ctx ends. Of one key the last counts, up to the moment that it is handed on.
+func gather(ctx context.Context, events <-chan Change, changes chan<- []Change) {
+	pending := map[Key]Change{}
 	var due <-chan time.Time
 	var out chan<- []Change
 	var batch []Change
@@ -138,76 +152,42 @@ func gather(ctx context.Context, events <-chan event, changes chan<- []Change) {
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-events:
-			if e.undone {
-				delete(pending, e.Change)
-				continue
-			}
-			if pending[e.Change] = true; len(pending) > watchMax {
-				pending = map[Change]bool{{Doubt: true}: true}
+		case c := <-events:
+			if pending[c.Key] = c; len(pending) > watchMax {
+				pending = map[Key]Change{{}: {Doubt: true}}
 			}
 			if due == nil && out == nil {
 				due = time.After(watchGather)
 			}
+			batch = nil
 		case <-due:
-			due = nil
-			if len(pending) == 0 {
-				continue
-			}
-			batch, out = nil, changes
-			for c := range maps.Keys(pending) {
-				batch = append(batch, c)
-			}
-			clear(pending)
+			due, out, batch = nil, changes, nil
 		case out <- batch:
-			if out = nil; len(pending) > 0 {
-				due = time.After(watchGather)
-			}
+			out = nil
+			clear(pending)
+		}
+		if out != nil && batch == nil {
+			batch = slices.Collect(maps.Values(pending))
 		}
 	}
-}
-
-// linkNames are the names of the host's links by their indexes: an address's event has an index alone.
-type linkNames map[int32]string
-
-// event tells what was taken away, and links that are down.
-func (names linkNames) event(h unix.NlMsghdr, body []byte) (e event, ok bool) {
-	switch h.Type {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		l, is := parseLink(body)
-		if !is {
-			return e, false
-		}
-		e.Key = Key{Kind: KindVeth, Link: l.name}
-		if h.Type == unix.RTM_DELLINK { // of family bridge: it is a port no longer
-			if body[0] != unix.AF_BRIDGE {
-				delete(names, l.index)
-			}
-			return e, true
-		}
-		names[l.index] = l.name
-		e.Dst, e.undone = "down", l.up
-		return e, body[0] != unix.AF_BRIDGE
-	case unix.RTM_DELADDR:
-		a, is := parseAddr(body)
-		e.Key = Key{Kind: KindAddr, Link: names[a.index], Dst: a.prefix.String()}
-		return e, is
-	case unix.RTM_DELROUTE:
-		r, is := parseRoute(body)
-		e.Key = Key{Kind: KindRoute, Link: names[r.oif], Dst: r.dst.String()}
-		return e, is && r.protocol == Proto
-	}
-	return e, false
 }
 
 // filterEvent tells of what others did to weft's tables, and to the places where weft is a guest.
-func (k *Kernel) filterEvent(h unix.NlMsghdr, body []byte) (e event, ok bool) {
-	if h.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || k.mine.has(h.Pid) || len(body) < 4 {
-		return e, false
+func (k *Kernel) filterEvent(m heard, tell func(Change) bool) {
+	ns, ours := k.spaces.path(m.nsid)
+	if !ours || m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || k.mine.has(m.Pid) || len(m.body) < 4 {
+		return
 	}
-	typ := int(h.Type & 0xff)
+	if key, ok := filterKey(int(m.Type&0xff), m.body); ok && (ns == HostNS || key.Kind == KindTable) {
+		key.NS = ns
+		tell(Change{Key: key})
+	}
+}
+
+// filterKey tells what of weft's an event of nftables is about, if anything.
+func filterKey(typ int, body []byte) (key Key, ok bool) {
 	if typ == unix.NFT_MSG_NEWGEN {
-		return e, false
+		return key, false
 	}
 	family := ""
 	for name, f := range families {
@@ -217,8 +197,7 @@ func (k *Kernel) filterEvent(h unix.NlMsghdr, body []byte) (e event, ok bool) {
 	}
 	table := family + " " + attr(body, unix.NFTA_TABLE_NAME) // the first attribute of every message
 	if _, name := cutTable(table); isOwnTable(name) {
-		e.Key = Key{Kind: KindTable, Link: table}
-		return e, true
+		return Key{Kind: KindTable, Link: table}, true
 	}
 	chain := ""
 	switch typ {
@@ -227,11 +206,10 @@ func (k *Kernel) filterEvent(h unix.NlMsghdr, body []byte) (e event, ok bool) {
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
 		chain = attr(body, unix.NFTA_RULE_CHAIN)
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
-		e.Key = Key{Kind: KindGuest, Link: table}
-		return e, isFirewallTable(table)
+		return Key{Kind: KindGuest, Link: table}, isFirewallTable(table)
 	}
-	e.Key = Key{Kind: KindGuest, Link: table + " " + chain}
-	return e, guestChains[e.Link]
+	key = Key{Kind: KindGuest, Link: table + " " + chain}
+	return key, guestChains[key.Link]
 }
 
 // portIDs are those of this Kernel's sockets, by which its own changes are known among what is heard. A few hundred are remembered: those that
@@ -245,6 +223,9 @@ type portIDs struct {
 func (p *portIDs) add(id uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if slices.Contains(p.ring[:], id) { // the first socket of each namespace has this process's
+		return
+	}
 	p.ring[p.next%len(p.ring)] = id
 	p.next++
 }

@@ -1,0 +1,165 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// settings watches the files of sysctls and of links' settings that weft has put or read: netlink does not tell of them. Where it cannot (the
+// host's inotify is used up), what others write is found at the next reading.
+type settings struct {
+	log  *slog.Logger
+	file *os.File // of inotify; nil: there is none
+
+	mu   sync.Mutex // guards what follows
+	keys map[int32]Key
+	full bool // that no more can be watched was said
+}
+
+// settingsMax is how many files are watched: each is about a kilobyte of the kernel's memory.
+const settingsMax = 1 << 15
+
+func (s *settings) open(log *slog.Logger) {
+	s.log, s.keys = log, map[int32]Key{}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		s.log.Warn("cannot hear who changes kernel settings; they are looked at every minute", "error", err)
+		return
+	}
+	s.file = os.NewFile(uintptr(fd), "inotify")
+}
+
+func (s *settings) close() error {
+	if s.file == nil {
+		return nil
+	}
+	if err := s.file.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// add watches a setting below /proc/sys of the calling thread's namespace. One's own writes come before.
+func (s *settings) add(k Key, file string) {
+	if s.file == nil {
+		return
+	}
+	s.mu.Lock()
+	room := len(s.keys) < settingsMax
+	s.mu.Unlock()
+	wd, err := 0, error(unix.ENOSPC)
+	if room {
+		err = s.control(func(fd int) (err error) {
+			wd, err = unix.InotifyAddWatch(fd, "/proc/sys/"+file, unix.IN_MODIFY)
+			return err
+		})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.keys[int32(wd)] = k
+	}
+	if errors.Is(err, unix.ENOSPC) && !s.full {
+		s.full = true
+		s.log.Warn("no more kernel settings can be watched; the others are looked at every minute (see fs.inotify.max_user_watches)", "watched", len(s.keys))
+	}
+}
+
+// drop watches no longer what has gone with its link or namespace: the kernel keeps such watches.
+func (s *settings) drop(which func(Key) bool) {
+	if s.file == nil {
+		return
+	}
+	var gone []uint32
+	s.mu.Lock()
+	for wd, k := range s.keys {
+		if which(k) {
+			gone = append(gone, uint32(wd))
+			delete(s.keys, wd)
+		}
+	}
+	s.mu.Unlock()
+	_ = s.control(func(fd int) error { // one that has gone by itself is no error
+		for _, wd := range gone {
+			_, _ = unix.InotifyRmWatch(fd, wd)
+		}
+		return nil
+	})
+}
+
+func (s *settings) control(f func(fd int) error) error {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	err = raw.Control(func(fd uintptr) { ferr = f(int(fd)) })
+	return errors.Join(err, ferr)
+}
+
+// hear tells which settings were written, until stop, and what read says that they are now: those that weft writes wake it too.
+func (s *settings) hear(read func(Key) Spec, tell func(Change) bool) {
+	if s.file == nil || s.file.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := s.file.Read(buf)
+		if err != nil {
+			return
+		}
+		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; b = b[min(len(b), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:]))):] {
+			wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
+			s.mu.Lock()
+			k, ok := s.keys[wd]
+			s.mu.Unlock()
+			switch {
+			case mask&unix.IN_Q_OVERFLOW != 0:
+				tell(Change{Doubt: true})
+			case ok && mask&unix.IN_MODIFY != 0:
+				tell(Change{Key: k, Now: read(k)})
+			}
+		}
+	}
+}
+
+// stop ends hear; it can begin again.
+func (s *settings) stop() error {
+	if s.file == nil {
+		return nil
+	}
+	return s.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+// setting reads one that was written. What cannot be read has gone with its link or namespace.
+func (k *Kernel) setting(key Key) Spec {
+	file, err := key.Link, error(nil)
+	if key.Kind == KindConf {
+		file, err = ConfPath(key.Link, key.Dst)
+	}
+	if err != nil {
+		return nil
+	}
+	var b []byte
+	err = k.with(key.NS, func(c *conn) error {
+		return inside(c.ns, func() (err error) {
+			b, err = os.ReadFile("/proc/sys/" + file)
+			return err
+		})
+	})
+	if err != nil {
+		return nil
+	}
+	value := strings.TrimSpace(string(b))
+	if key.Kind == KindConf {
+		return Conf{Value: value}
+	}
+	return Sysctl{Value: value}
+}
