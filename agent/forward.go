@@ -197,7 +197,16 @@ func (a *Agent) recorded(ref string) (*record.Host, *record.Network) {
 // unreachable says why a host that has a sandbox cannot be spoken to.
 func (a *Agent) unreachable(h *record.Host, err error) error {
 	if errors.Is(err, peer.ErrNoIdentity) {
-		return api.Refuse(api.InUse, "the sandbox is on host %s, which this one cannot ask: it has no certificate of its cluster (weft cluster token there, and weftd --join here give it one)", h.Name)
+		return api.Refuse(api.InUse, "the sandbox is on host %s, and hosts without certificates of their cluster cannot ask each other: give each one (weft cluster token, weftd --join)", h.Name)
 	}
 	return api.Refuse(api.InUse, "the sandbox is on host %s, which cannot be asked: %w", h.Name, err)
+}
+
+// unasked says why another host's sandbox was not taken out of a network by that host.
+func (a *Agent) unasked(ep *record.Endpoint, n *record.Network, target string) error {
+	h := &record.Host{ID: ep.Host, Name: a.hostName(ep.Host)}
+	if _, err := a.identity.Current(); err != nil {
+		return a.unreachable(h, peer.ErrNoIdentity)
+	}
+	return api.Refuse(api.NotFound, "sandbox %s is on host %s, which does not answer: try again when it is back, or clear its record with weft network disconnect -f %s %s", target, h.Name, n.Name, target)
 }

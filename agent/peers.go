@@ -89,22 +89,27 @@ func (a *Agent) answerPeers(ctx context.Context) error {
 	})
 }
 
-// memberNamed returns the host of the cluster that a certificate names. Nothing is known before the first picture.
-func (a *Agent) memberNamed(n identity.Named) (id record.HostID, ok, known bool) {
+// memberNamed returns the host of the cluster that a certificate names.
+func (a *Agent) memberNamed(n identity.Named, print string) (record.HostID, error) {
 	p := a.follower.Picture()
 	if p.Rev(store.Meta) == 0 {
-		return "", false, false
+		return "", peer.ErrUnsettled
 	}
-	if n.ID != "" {
-		_, ok = p.Host(record.HostID(n.ID))
-		return record.HostID(n.ID), ok, true
-	}
-	for h := range p.Hosts() {
-		if n.Is(peer.NamedAs(h)) {
-			return h.ID, true, true
+	h, ok := p.Host(record.HostID(n.ID))
+	if n.ID == "" { // a certificate that weft has not made
+		for other := range p.Hosts() {
+			if n.Is(peer.NamedAs(other)) {
+				h, ok = other, true
+			}
 		}
 	}
-	return "", false, true
+	switch {
+	case !ok:
+		return "", fmt.Errorf("%s is not in the cluster (any more): it was removed, or has not joined its store yet", n)
+	case h.PublicKey != "" && h.PublicKey != print:
+		return "", fmt.Errorf("%s shows another key than the one that it joined with: its record has the new one when its agent has started again", n)
+	}
+	return h.ID, nil
 }
 
 // refusals tells of those who were not let in, each at most once a minute.

@@ -259,7 +259,7 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 	case ep == nil:
 		return connected
 	case !how.Force:
-		return api.Refuse(api.NotFound, "sandbox %s runs on host %s: run the command there", target, a.hostName(ep.Host))
+		return a.unasked(ep, n, target)
 	}
 	h, why := a.holdingOf(ctx, ep)
 	switch {
@@ -270,7 +270,7 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 	case h == unsureHeld:
 		return api.Refuse(api.InUse, "sandbox %s is of host %s, and %s: try again, or add --live", target, a.hostName(ep.Host), why)
 	case h == held:
-		return api.Refuse(api.InUse, "sandbox %s is of host %s, which is alive: run the command there, or add --live", target, a.hostName(ep.Host))
+		return api.Refuse(api.InUse, "sandbox %s is of host %s, which is alive: leave -f out and it is asked to, or add --live", target, a.hostName(ep.Host))
 	case h == graced:
 		return a.clearEndpoint(ctx, as, n, ep, false, "network disconnect -f: "+why)
 	}

@@ -2,6 +2,7 @@ package peer_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -82,11 +83,13 @@ func (c *cluster) remove(id record.HostID) {
 	delete(c.members, id)
 }
 
-func (c *cluster) member(n identity.Named) (record.HostID, bool, bool) {
+func (c *cluster) member(n identity.Named, _ string) (record.HostID, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id := record.HostID(n.ID)
-	return id, c.members[id], true
+	if !c.members[record.HostID(n.ID)] {
+		return "", fmt.Errorf("%s is not in the cluster", n)
+	}
+	return record.HostID(n.ID), nil
 }
 
 func (c *cluster) tell(_ record.HostID, _ net.Addr, why error) {

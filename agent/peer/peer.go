@@ -70,4 +70,5 @@ var (
 	ErrSilent     = errors.New("the other agent does not answer")
 	ErrStranger   = errors.New("the other end is another one than it should be") // a wrong, expired or foreign certificate
 	ErrOld        = errors.New("the other agent does not know this call")
+	ErrUnsettled  = errors.New("this agent is just starting, and does not know yet which hosts are in its cluster")
 )

@@ -42,8 +42,9 @@ type ServerConfig struct {
 	Identity  Identity
 	Backend   Backend
 	Enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
-	// Member returns the host of the cluster that a certificate names, as far as the picture tells; known is false as long as it tells nothing.
-	Member func(identity.Named) (id record.HostID, ok, known bool)
+	// Member returns the host of the cluster that a certificate names, whose key has the given print (identity.Print). Its error says why that is none;
+	// ErrUnsettled: nobody knows yet.
+	Member func(n identity.Named, print string) (record.HostID, error)
 	// Refused hears of everyone who was not let in: host is "" where it is not known.
 	Refused func(host record.HostID, from net.Addr, why error)
 	// Forwarded are more services, for hosts of the cluster only, with the interceptors that all calls but Enrolment pass.
@@ -163,14 +164,13 @@ func (g *guard) admit(ctx context.Context, method string) (context.Context, erro
 		g.Refused("", p.Addr, err)
 		return nil, status.Errorf(codes.Unauthenticated, "this agent answers hosts of its cluster only: %v", err)
 	}
-	id, ok, known := g.Member(named)
+	id, err := g.Member(named, identity.PrintOf(info.State))
 	switch {
-	case !known:
-		return nil, status.Error(codes.Unavailable, "this agent is just starting, and does not know yet which hosts are in its cluster")
-	case !ok:
-		why := fmt.Errorf("%s is not in the cluster (any more): it was removed, or has not joined its store yet", named)
-		g.Refused(record.HostID(named.ID), p.Addr, why)
-		return nil, status.Error(codes.PermissionDenied, why.Error())
+	case errors.Is(err, ErrUnsettled):
+		return nil, status.Error(codes.Unavailable, err.Error())
+	case err != nil:
+		g.Refused(record.HostID(named.ID), p.Addr, err)
+		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	return context.WithValue(ctx, callerKey{}, id), nil
 }

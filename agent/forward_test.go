@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/agent/event"
+	"weft/agent/peer"
+	"weft/store/record"
+)
+
+func TestTheHostThatAReferenceMeans(t *testing.T) {
+	t.Parallel()
+	h := func(name string) *record.Host { return &record.Host{ID: record.HostID("id-" + name), Name: name} }
+	exact := []peer.Found{{ID: "5b1", Name: "web", Exact: true}}
+	begins := []peer.Found{{ID: "5b1", Name: "web"}}
+	for name, tc := range map[string]struct {
+		answers []answer
+		want    string // the host's name, or what the error says
+	}{
+		"one has it":                      {[]answer{{host: h("b"), found: exact}, {host: h("c")}}, "b"},
+		"one has an ID that begins so":    {[]answer{{host: h("b")}, {host: h("c"), found: begins}}, "c"},
+		"a name beats the begin of an ID": {[]answer{{host: h("b"), found: begins}, {host: h("c"), found: exact}}, "c"},
+		"two have it":                     {[]answer{{host: h("c"), found: exact}, {host: h("b"), found: exact}}, "web is ambiguous: hosts b, c have one; say which, as in b/web"},
+		"two have IDs that begin so":      {[]answer{{host: h("b"), found: begins}, {host: h("c"), found: begins}}, "multiple sandboxes found"},
+		"one has two that begin so":       {[]answer{{host: h("b"), found: append(begins, begins...)}}, "multiple sandboxes found"},
+		"nobody has it":                   {[]answer{{host: h("b")}}, "No such sandbox: web"},
+		"there is nobody":                 {nil, "No such sandbox: web"},
+		"one has it and one is silent":    {[]answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), found: exact}}, "c"},
+		"nobody has it that answers":      {[]answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), err: peer.ErrOld}}, "No such sandbox: web"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := chooseHost("web", tc.answers)
+			if err != nil && strings.Contains(err.Error(), tc.want) || err == nil && got.Name == tc.want {
+				return
+			}
+			t.Errorf("got %v, %v; want %s", got, err, tc.want)
+		})
+	}
+	var n *nobodyHas
+	if _, err := chooseHost("web", []answer{{host: h("b"), err: peer.ErrStranger}, {host: h("c"), err: peer.ErrNoIdentity}}); !errors.As(err, &n) || hostNames(n.silent) != "b" || hostNames(n.without) != "c" {
+		t.Errorf("who could not be asked: %+v", n)
+	}
+}
+
+// What another host's reference means here is what it would mean in a command here, but for namespaces of others.
+func TestSandboxesForAnotherHost(t *testing.T) {
+	t.Parallel()
+	all := map[record.SandboxID]*record.Sandbox{}
+	b := newBoxes(nil)
+	for id, name := range map[record.SandboxID]string{"5baa1": "web", "5baa2": "db", "5bcc3": "5baa", "77dd4": "WEB2"} {
+		all[id] = &record.Sandbox{ID: id, Name: name}
+		b.show(all[id])
+	}
+	for ref, want := range map[string]string{
+		"web": "5baa1!", "Web2": "77dd4!", "5baa2": "5baa2!", "5baa": "5bcc3!", "5ba": "5baa1 5baa2", "77": "77dd4", "none": "", "": "", "docker:web": "",
+	} {
+		var got []string
+		for _, f := range findBoxes(all, ref) {
+			mark := ""
+			if f.Exact {
+				mark = "!"
+			}
+			got = append(got, string(f.ID)+mark)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: got %v, want %s", ref, got, want)
+		}
+		s, err := b.find(ref)
+		if one := len(got) == 1; one != (err == nil) || one && strings.TrimSuffix(got[0], "!") != string(s.ID) {
+			t.Errorf("%q means %v (%v) here, and %v for others", ref, s, err, got)
+		}
+	}
+}
+
+type where string
+
+func (w where) Network() string { return "tcp" }
+func (w where) String() string  { return string(w) }
+
+func TestWhoIsRefusedIsToldOfOnceAMinute(t *testing.T) {
+	t.Parallel()
+	clock := &steppedClock{now: time.Unix(1e9, 0)}
+	var told []event.Event
+	r := &refusals{clock: clock, emit: func(e event.Event) { told = append(told, e) }, name: func(id record.HostID) string { return "host " + string(id) }}
+	why := errors.New("the certificate has expired")
+	for range 3 {
+		r.tell("", where("192.0.2.9:4000"), why)
+		r.tell("", where("192.0.2.9:4001"), why) // the same machine
+		r.tell("b", where("192.0.2.9:4002"), why)
+	}
+	if len(told) != 2 || told[0].Attributes["from"] != "192.0.2.9:4000" || told[1].Attributes["name"] != "host b" || told[1].Attributes["reason"] != why.Error() {
+		t.Fatalf("told %+v", told)
+	}
+	clock.now = clock.now.Add(refusalEvery)
+	r.tell("b", where("192.0.2.9:4002"), why)
+	if len(told) != 3 {
+		t.Errorf("after a minute: %+v", told)
+	}
+	for i := range 2 * maxRefusals {
+		r.tell(record.HostID(strings.Repeat("x", i)), where("192.0.2.9:4002"), why)
+	}
+	if len(r.last) > maxRefusals {
+		t.Errorf("%d are remembered", len(r.last))
+	}
+}
+
+type steppedClock struct{ now time.Time }
+
+func (c *steppedClock) Now() time.Time                       { return c.now }
+func (c *steppedClock) After(time.Duration) <-chan time.Time { return nil }
