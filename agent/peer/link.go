@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -96,7 +97,35 @@ func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn,
 	l.mu.Lock()
 	l.greeted = nil
 	l.mu.Unlock()
-	return &opening{Conn: t, fail: l.fail}, nil
+	return open(ctx, t)
+}
+
+// open waits for the first word of the other end: in TLS 1.3 a client hears that its certificate is not good enough only when it reads, and
+// what it writes meanwhile may end the connection before that. gRPC's servers speak first.
+func open(ctx context.Context, t *tls.Conn) (net.Conn, error) {
+	o := &opened{Conn: t, first: bufio.NewReader(t)}
+	stop := context.AfterFunc(ctx, func() { _ = t.SetReadDeadline(time.Unix(1, 0)) })
+	_, err := o.first.Peek(1)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(handshakeError(err), t.Close())
+	}
+	return o, nil
+}
+
+// opened is a connection of which some has been read.
+type opened struct {
+	net.Conn
+	first *bufio.Reader
+}
+
+func (o *opened) Read(p []byte) (int, error) {
+	if o.first.Buffered() > 0 {
+		return o.first.Read(p)
+	}
+	return o.Conn.Read(p)
 }
 
 // handshakeError tells an end that is another one than it should be from one that says nothing.
@@ -117,23 +146,6 @@ func handshakeError(err error) error {
 func refusedBy(err error) bool {
 	return slices.ContainsFunc([]error{identity.ErrNone, identity.ErrExpired, identity.ErrNotYet, identity.ErrForeign, identity.ErrOther, identity.ErrUnfit},
 		func(is error) bool { return errors.Is(err, is) })
-}
-
-// opening is a connection that tells the link where the other end turns it down: in TLS 1.3 a client hears that its certificate is not good
-// enough only when it reads for the first time.
-type opening struct {
-	net.Conn
-	fail context.CancelCauseFunc
-	read bool
-}
-
-func (o *opening) Read(p []byte) (int, error) {
-	n, err := o.Conn.Read(p)
-	if err != nil && !o.read {
-		o.fail(handshakeError(err))
-	}
-	o.read = o.read || n > 0
-	return n, err
 }
 
 // reach returns when there is a connection, or why there is none.
