@@ -151,7 +151,7 @@ func (v view) changed(id record.NetworkID, eps map[record.EndpointID]bool, shown
 			take(part, overlay.RemotePort(v.settings, n, r), have)
 		}
 	}
-	maps.Copy(want, overlay.Floods(v.settings, n)) // others of the host's endpoints may need what one has left
+	maps.Copy(want, overlay.Shared(v.settings, n)) // others of the host's endpoints may need what one has left
 	for _, p := range n.Ports {                    // an address that came here meanwhile is the port's own now
 		for k := range overlay.RenderPort(v.settings, n, p) {
 			delete(part, k)

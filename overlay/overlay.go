@@ -66,6 +66,8 @@ type renderer struct {
 	n   Network
 	ns  string
 	out kernel.State
+
+	ends map[record.HostID]bool // that are in out
 }
 
 func (r *renderer) add(kind kernel.Kind, ns, link, dst string, spec kernel.Spec) {
@@ -73,7 +75,7 @@ func (r *renderer) add(kind kernel.Kind, ns, link, dst string, spec kernel.Spec)
 }
 
 func newRenderer(s Settings, n Network) *renderer {
-	return &renderer{Settings: s, n: n, ns: NetnsPath(s, n.Record.ID), out: kernel.State{}}
+	return &renderer{Settings: s, n: n, ns: NetnsPath(s, n.Record.ID), out: kernel.State{}, ends: map[record.HostID]bool{}}
 }
 
 // Render returns all that this host's kernel holds for a network; nothing where it has no port in it.
@@ -102,20 +104,20 @@ func RenderPort(s Settings, n Network, p port.Port) kernel.State {
 	return r.out
 }
 
-// Floods returns the entries that multicast is sent by: what several endpoints of one host have together.
-func Floods(s Settings, n Network) kernel.State {
+// Shared returns what several endpoints of one host have together.
+func Shared(s Settings, n Network) kernel.State {
 	r := newRenderer(s, n)
-	if !n.Record.Multicast() {
-		return r.out
-	}
 	for _, ep := range n.Endpoints {
-		r.remote(ep)
+		if vtep, ok := r.leads(ep); ok {
+			r.end(ep.Host, vtep)
+		}
 	}
-	maps.DeleteFunc(r.out, func(k kernel.Key, o kernel.Object) bool {
-		f, ok := o.Spec.(kernel.FDB)
-		return !ok || k.Dst != kernel.FloodDst(f.VTEP)
-	})
 	return r.out
+}
+
+// TunnelMAC is the hardware address of a host's end of a network's tunnel. Probes between the hosts go there, which no sandbox sees or can send to.
+func TunnelMAC(n record.NetworkID, h record.HostID) string {
+	return port.MAC("vxlan", string(n), string(h))
 }
 
 // RemotePort returns the part of Render's result that one endpoint of another host needs.
@@ -145,7 +147,7 @@ func (r *renderer) base() {
 	r.out.Add(kernel.Object{
 		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: vxlanName},
 		Spec: kernel.VXLAN{
-			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: port.MAC("vxlan", string(rec.ID), string(r.Self)), MTU: rec.MTU,
+			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: TunnelMAC(rec.ID, r.Self), MTU: rec.MTU,
 			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true, Multicast: rec.Multicast()},
 		},
 		Holds: kernel.HoldsVNI(rec.VNI, r.VXLANPort),
@@ -230,23 +232,37 @@ func (r *renderer) port(p port.Port) {
 	}
 }
 
-// remote is one endpoint of another host: where its hardware address is, and which one its address has.
-func (r *renderer) remote(ep *record.Endpoint) {
-	if ep.Host == r.Self || !ep.Running || ep.MAC == "" {
-		return
+// leads returns the other host's tunnel address that packets to an endpoint go to, if there is one.
+func (r *renderer) leads(ep *record.Endpoint) (netip.Addr, bool) {
+	if ep.Host == r.Self || !ep.Running || ep.MAC == "" || len(ep.Addrs) == 0 {
+		return netip.Addr{}, false
 	}
 	vtep, ok := r.n.Hosts(ep.Host)
-	if !ok || vtep.Is4() != r.VTEP.Is4() { // no tunnel leads there
+	return vtep, ok && vtep.Is4() == r.VTEP.Is4() // of another family: no tunnel leads there
+}
+
+// remote is one endpoint of another host: where its hardware address is, and which one its address has.
+func (r *renderer) remote(ep *record.Endpoint) {
+	vtep, ok := r.leads(ep)
+	if !ok {
 		return
 	}
 	for _, a := range ep.Addrs {
 		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
 	}
-	if len(ep.Addrs) > 0 {
-		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
-		r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
-		if r.n.Record.Multicast() {
-			r.add(kernel.KindFDB, r.ns, vxlanName, kernel.FloodDst(vtep), kernel.FDB{VTEP: vtep})
-		}
+	r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
+	r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
+	r.end(ep.Host, vtep)
+}
+
+// end is the tunnel's end at another host: where probes go, and where multicast does. The bridge has no entry for it, so that no sandbox can send there.
+func (r *renderer) end(h record.HostID, vtep netip.Addr) {
+	if r.ends[h] {
+		return
+	}
+	r.ends[h] = true
+	r.add(kernel.KindFDB, r.ns, vxlanName, TunnelMAC(r.n.Record.ID, h)+" self", kernel.FDB{VTEP: vtep})
+	if r.n.Record.Multicast() {
+		r.add(kernel.KindFDB, r.ns, vxlanName, kernel.FloodDst(vtep), kernel.FDB{VTEP: vtep})
 	}
 }
