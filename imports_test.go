@@ -44,7 +44,7 @@ var allowed = map[string][]string{
 	"agent/event":             {},
 	"agent/health":            {"store/record", "agent/peer"},
 	"agent/peer":              {"proto/weft/v1", "store/record", "identity"},
-	"agent/probe":             {},
+	"agent/probe":             {"kernel"},
 	"agent/doctor":            {"store/record", "kernel"},
 	"identity":                {"store/credential"},
 	"agent/registry":          {"store", "store/record", "store/backup", "ipam"},
