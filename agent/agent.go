@@ -68,6 +68,7 @@ type Agent struct {
 	leases    *leases
 	loop      *loop
 	events    *event.Log
+	probes    prober
 
 	underlay   underlay
 	started    time.Time
@@ -214,6 +215,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.retell)
 	run(a.keepPicture)
 	run(a.health.Run)
+	run(a.probes.Run)
 	run(a.servePeers)
 	run(a.keepPeers)
 	run(a.watchStale)
@@ -377,6 +379,7 @@ func (a *Agent) applied(p *record.Snapshot, failed map[string]error) {
 	a.troubleMu.Unlock()
 	a.appliedPicture.Store(p)
 	a.appliedSignal.signal()
+	a.probes.Look()
 }
 
 // trouble is what the kernel refused, in words.

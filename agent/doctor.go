@@ -48,6 +48,7 @@ func (a *Agent) Doctor(ctx context.Context, quick bool, tell func(string), emit 
 func (a *Agent) examinations(quick bool) []examination {
 	return []examination{
 		{"the store", a.examineStore},
+		{"the tunnels to other hosts", func(ctx context.Context) []doctor.Check { return a.examineTunnels(ctx, quick) }},
 		{"the firewalls of this host", func(context.Context) []doctor.Check { return doctor.Firewalls(a.obstacles()) }},
 		{"the records", func(ctx context.Context) []doctor.Check { return a.examineRecords(ctx, quick) }},
 		{"the kernel", a.examineKernel},

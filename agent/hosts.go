@@ -38,7 +38,7 @@ func (a *Agent) notes() []string {
 	for k, err := range a.picture().Corrupt() {
 		out = append(out, "corrupt record "+k.String()+": "+err.Error())
 	}
-	return append(append(out, a.trouble()...), a.obstacles()...)
+	return slices.Concat(out, a.trouble(), a.obstacles(), a.pathNotes())
 }
 
 // hostRecords returns all hosts of the cluster; this one also before it has joined.
@@ -76,7 +76,11 @@ func (a *Agent) Host(ctx context.Context, ref string) (api.HostDetail, error) {
 		return api.HostDetail{}, err
 	}
 	views = slices.DeleteFunc(views, func(v api.EndpointView) bool { return v.Host != h.ID })
-	return api.HostDetail{HostView: a.hostView(a.follower.Picture(), h), Endpoints: views, Unknown: unknown}, nil
+	paths := []api.PathView{a.pathTo(h)}
+	if h.ID == a.member.identity().Host {
+		paths = a.paths()
+	}
+	return api.HostDetail{HostView: a.hostView(a.follower.Picture(), h), Paths: paths, Endpoints: views, Unknown: unknown}, nil
 }
 
 // findHost returns the host of the cluster that ref names: a name, a full ID, or the only ID that begins with ref. "" is this host.

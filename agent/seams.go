@@ -13,6 +13,7 @@ import (
 
 	"weft/agent/api"
 	"weft/agent/journal"
+	"weft/agent/probe"
 	"weft/agent/sandbox"
 	"weft/dnssvc"
 	"weft/firewalld"
@@ -37,6 +38,7 @@ type machine struct {
 	listen    func(socket string) (net.Listener, error)
 	peers     func(address string) (net.Listener, error)        // for other agents
 	serve     func(context.Context, net.Listener, *Agent) error // until the context ends
+	probes    func(probe.Config) prober                         // nil: no tunnel can be probed
 }
 
 // thisMachine is the real one.
@@ -54,6 +56,7 @@ func thisMachine(k *kernel.Kernel) machine {
 		},
 		listen: api.Listen,
 		peers:  func(address string) (net.Listener, error) { return net.Listen("tcp", address) },
+		probes: func(cfg probe.Config) prober { return probe.New(cfg) },
 		serve:  func(ctx context.Context, l net.Listener, a *Agent) error { return api.Serve(ctx, l, a, a.log) },
 	}
 }
@@ -116,6 +119,17 @@ type firewall interface {
 	Look()
 	Note() string
 	Run(ctx context.Context)
+}
+
+// prober probes the tunnels to other hosts: package probe.
+type prober interface {
+	Run(ctx context.Context)
+	Look()
+	Path(host string) probe.Path
+	Ask(ctx context.Context, host string, size int, full bool, wait time.Duration) (time.Duration, error)
+	Sizes(ctx context.Context, host string) (probe.Sizes, error)
+	Checksums(ctx context.Context, host string) (probe.Checksums, error)
+	Reaches(ctx context.Context, t probe.Through, wait time.Duration) error
 }
 
 // Clock is the time that the agent decides by: a simulation brings its own. Only spans are compared, never two hosts' times.

@@ -193,6 +193,7 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.firewall = a.newFirewalld()
 	a.wirePeers()
 	a.wireHealth()
+	a.wireProbes()
 	a.loop = newLoop(loopConfig{
 		log: a.log, clock: a.clock, exec: a.kernel, sight: a.sight, settings: a.settings, locals: a.locals, published: a.published, answers: a.answering, ready: a.mayWrite, held: a.heldBack, applied: a.applied,
 		watch: a.kernel.Watch, firewall: a.firewall,

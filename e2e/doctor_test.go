@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // check is one of `weft doctor`'s.
@@ -55,4 +57,66 @@ func TestDoctorFindsASoundClusterWell(t *testing.T) {
 	h1.box("g", "bridge")
 	c.well()
 	t.Log(h1.weft("doctor"))
+}
+
+// found returns a check of a name on a subject.
+func found(cs []check, name, subject string) (check, bool) {
+	for _, c := range cs {
+		if c.Name == name && c.Subject == subject {
+			return c, true
+		}
+	}
+	return check{}, false
+}
+
+// complains waits until doctor reports something about a subject, with these words in the finding and the remedy.
+func (h *host) complains(within time.Duration, name, subject, finding, remedy string) {
+	h.c.t.Helper()
+	began := time.Now()
+	eventually(h.c.t, within, func() error {
+		cs, code := h.examined()
+		c, ok := found(cs, name, subject)
+		if !ok || c.Status == "ok" || code != 1 && c.Status == "error" || !strings.Contains(c.Finding, finding) || !strings.Contains(c.Remedy, remedy) {
+			return fmt.Errorf("exit code %d, check %s of %q is %+v, want %q and %q", code, name, subject, c, finding, remedy)
+		}
+		return nil
+	})
+	h.c.t.Logf("%s reported %s of %q after %s", h.Name, name, subject, time.Since(began).Round(10*time.Millisecond))
+}
+
+func TestDoctorFindsAFilteredTunnelWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
+	h1.box("a", "web")
+	h2.box("b", "web")
+	c.well()
+	h2.does("nft", "add table inet others; add chain inet others in { type filter hook input priority -10; }; add rule inet others in udp dport 4789 drop")
+	cut := time.Now()
+	eventually(t, 10*time.Second, func() error {
+		if notes := h1.notes(); !strings.Contains(notes, "path to host "+h2.Name+": no-tunnel") {
+			return fmt.Errorf("host ls says %q", notes)
+		}
+		return nil
+	})
+	t.Logf("host ls says so after %s", time.Since(cut).Round(10*time.Millisecond))
+	h1.complains(10*time.Second, "tunnel", h2.Name, "does not arrive; what comes from there arrives here", "let UDP port 4789 from "+h1.Addr.String()+" pass into "+h2.Name)
+	h2.complains(10*time.Second, "tunnel", h1.Name, "nothing of what it sends to UDP port 4789 arrives here", "firewalls of both")
+	h2.does("nft", "delete", "table", "inet", "others")
+	c.well()
+}
+
+func TestDoctorFindsAMTUBlackHole(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
+	h1.box("a", "web")
+	h2.box("b", "web")
+	h2.does("nft", "add table netdev others; add chain netdev others in { type filter hook ingress device eth0 priority 0; }; add rule netdev others in meta protocol ip udp dport 4789 meta length > 1300 drop")
+	h1.complains(20*time.Second, "mtu", h2.Name, "vanish on the way there", "com.docker.network.driver.mtu=12")
+	h2.complains(20*time.Second, "mtu", h1.Name, "those that come back vanish", "run weft doctor there")
+	h2.does("nft", "delete", "table", "netdev", "others")
+	c.well()
 }

@@ -41,8 +41,8 @@ type Network struct {
 
 // Names within a network's namespace.
 const (
-	bridgeName = "br0"
-	vxlanName  = "vx0"
+	BridgeName = "br0"
+	TunnelName  = "vx0"
 	uplinkName = "up0"
 	portSet    = "ports"
 	portTable  = "bridge weft"
@@ -107,12 +107,21 @@ func RenderPort(s Settings, n Network, p port.Port) kernel.State {
 // Shared returns what several endpoints of one host have together.
 func Shared(s Settings, n Network) kernel.State {
 	r := newRenderer(s, n)
-	for _, ep := range n.Endpoints {
-		if vtep, ok := r.leads(ep); ok {
-			r.end(ep.Host, vtep)
-		}
+	for h, vtep := range Ends(s, n) {
+		r.end(h, vtep)
 	}
 	return r.out
+}
+
+// Ends returns the other hosts that a network's tunnel leads to, with their tunnel addresses.
+func Ends(s Settings, n Network) map[record.HostID]netip.Addr {
+	r, out := newRenderer(s, n), map[record.HostID]netip.Addr{}
+	for _, ep := range n.Endpoints {
+		if vtep, ok := r.leads(ep); ok {
+			out[ep.Host] = vtep
+		}
+	}
+	return out
 }
 
 // TunnelMAC is the hardware address of a host's end of a network's tunnel. Probes between the hosts go there, which no sandbox sees or can send to.
@@ -143,22 +152,22 @@ func (r *renderer) base() {
 	for name, value := range sysctls {
 		r.add(kernel.KindSysctl, r.ns, name, "", kernel.Sysctl{Value: value})
 	}
-	r.add(kernel.KindBridge, r.ns, bridgeName, "", kernel.Bridge{MAC: port.MAC("bridge", string(rec.ID)), MTU: rec.MTU})
+	r.add(kernel.KindBridge, r.ns, BridgeName, "", kernel.Bridge{MAC: port.MAC("bridge", string(rec.ID)), MTU: rec.MTU})
 	r.out.Add(kernel.Object{
-		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: vxlanName},
+		Key: kernel.Key{Kind: kernel.KindVXLAN, NS: r.ns, Link: TunnelName},
 		Spec: kernel.VXLAN{
 			VNI: rec.VNI, Local: r.VTEP, Port: r.VXLANPort, MAC: TunnelMAC(rec.ID, r.Self), MTU: rec.MTU,
-			At: kernel.Port{Master: bridgeName, NeighSuppress: true, NoFlood: true, Multicast: rec.Multicast()},
+			At: kernel.Port{Master: BridgeName, NeighSuppress: true, NoFlood: true, Multicast: rec.Multicast()},
 		},
 		Holds: kernel.HoldsVNI(rec.VNI, r.VXLANPort),
 	})
 	for _, p := range rec.Pools {
 		if p.Gateway.IsValid() {
-			r.add(kernel.KindAddr, r.ns, bridgeName, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
+			r.add(kernel.KindAddr, r.ns, BridgeName, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()).String(), kernel.Addr{})
 		}
 	}
 	if dual(rec) {
-		r.carries6(r.ns, bridgeName)
+		r.carries6(r.ns, BridgeName)
 	}
 	r.add(kernel.KindTable, r.ns, portTable, "", portRules(dual(rec)))
 }
@@ -172,7 +181,7 @@ func portRules(six bool) kernel.Table {
 		Chains: []kernel.Chain{{
 			Name: "own", Type: "filter", Hook: "prerouting", Priority: -300,
 			Rules: []kernel.Rule{
-				{If: []kernel.Match{{Field: kernel.InLink, Value: vxlanName}}, Verdict: kernel.Accept},
+				{If: []kernel.Match{{Field: kernel.InLink, Value: TunnelName}}, Verdict: kernel.Accept},
 				{If: []kernel.Match{{Field: kernel.EtherType, Value: "ip"}, {Field: kernel.SourcePort, Value: at}}, Verdict: kernel.Accept},
 				{If: []kernel.Match{{Field: kernel.EtherType, Value: "arp"}, {Field: kernel.ARPPort, Value: at}, {Field: kernel.ARPSender, Value: at}}, Verdict: kernel.Accept},
 			},
@@ -214,13 +223,13 @@ func (r *renderer) uplink() {
 // port is one endpoint of this host: its pair, its addresses and routes in the sandbox, its entries here, and last the rule that lets it speak.
 func (r *renderer) port(p port.Port) {
 	ep, name := p.Endpoint, port.Name(p.Endpoint.ID)
-	port.Render(r.out, r.n.Record, port.Place{NS: r.ns, At: kernel.Port{Master: bridgeName}}, p)
+	port.Render(r.out, r.n.Record, port.Place{NS: r.ns, At: kernel.Port{Master: BridgeName}}, p)
 	r.add(kernel.KindFDB, r.ns, name, string(ep.MAC), kernel.FDB{})
 	for _, a := range ep.Addrs {
 		if _, ok := r.n.Record.PoolOf(a); !ok {
 			continue
 		}
-		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
+		r.add(kernel.KindNeigh, r.ns, BridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
 		if a.Is4() {
 			r.add(kernel.KindElement, r.ns, portTable+" "+portSet, fmt.Sprintf("%s %s %s", name, ep.MAC, a), kernel.Element{Type: kernel.SetPort})
 		}
@@ -248,10 +257,10 @@ func (r *renderer) remote(ep *record.Endpoint) {
 		return
 	}
 	for _, a := range ep.Addrs {
-		r.add(kernel.KindNeigh, r.ns, bridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
+		r.add(kernel.KindNeigh, r.ns, BridgeName, a.String(), kernel.Neigh{MAC: string(ep.MAC)})
 	}
-	r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC), kernel.FDB{})
-	r.add(kernel.KindFDB, r.ns, vxlanName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
+	r.add(kernel.KindFDB, r.ns, TunnelName, string(ep.MAC), kernel.FDB{})
+	r.add(kernel.KindFDB, r.ns, TunnelName, string(ep.MAC)+" self", kernel.FDB{VTEP: vtep})
 	r.end(ep.Host, vtep)
 }
 
@@ -261,8 +270,8 @@ func (r *renderer) end(h record.HostID, vtep netip.Addr) {
 		return
 	}
 	r.ends[h] = true
-	r.add(kernel.KindFDB, r.ns, vxlanName, TunnelMAC(r.n.Record.ID, h)+" self", kernel.FDB{VTEP: vtep})
+	r.add(kernel.KindFDB, r.ns, TunnelName, TunnelMAC(r.n.Record.ID, h)+" self", kernel.FDB{VTEP: vtep})
 	if r.n.Record.Multicast() {
-		r.add(kernel.KindFDB, r.ns, vxlanName, kernel.FloodDst(vtep), kernel.FDB{VTEP: vtep})
+		r.add(kernel.KindFDB, r.ns, TunnelName, kernel.FloodDst(vtep), kernel.FDB{VTEP: vtep})
 	}
 }

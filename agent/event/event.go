@@ -43,6 +43,8 @@ const (
 	Away       = "away"      // the store does not answer
 	Back       = "back"      // the store answers again
 	Reseed     = "reseed"    // what the hosts know was put back into the store
+	NoTunnel   = "no-tunnel" // what is sent to a host through the tunnel is not answered, or only what is small
+	Tunnel     = "tunnel"    // it is again
 	Missed     = "missed"    // who listens was too slow for some of what happened
 )
 
@@ -94,9 +96,9 @@ func (l *Log) Emit(e Event) {
 func (l *Log) write(e Event) {
 	level := slog.LevelInfo
 	switch e.Action {
-	case Clear, Isolate, Ambiguous, Lost, Detached, Refuse, Away:
+	case Clear, Isolate, Ambiguous, Lost, Detached, Refuse, Away, NoTunnel:
 		level = slog.LevelWarn
-	case Alive, Back, Reseed:
+	case Alive, Back, Reseed, Tunnel:
 	default:
 		level = slog.LevelDebug
 	}

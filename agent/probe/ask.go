@@ -23,7 +23,7 @@ func (p *Prober) exchange(ctx context.Context, host string, m message, wait time
 	got, done := p.await(host, m.nonce, 1)
 	defer done()
 	if err := p.send(host, m); err != nil {
-		if errors.Is(err, errNoWay) {
+		if errors.Is(err, ErrNoWay) {
 			return message{}, err
 		}
 		return message{}, errors.Join(ErrSilent, err)

@@ -1,10 +1,17 @@
 package probe
 
 import (
+	"encoding/binary"
 	"errors"
-	"fmt"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"weft/kernel"
+	"weft/kernel/netnstest"
+	"weft/overlay"
+	"weft/port"
 )
 
 func underlays(t *testing.T, f func(t *testing.T, six bool)) {
@@ -23,8 +30,8 @@ func TestHostsAnswerEachOtherThroughTheTunnel(t *testing.T) {
 		w.probe()
 		for _, h := range w.hosts {
 			h.until(t, Answers, 5*time.Second)
-			for range 200 { // until the large one has come back
-				if h.prober.Path(string(h.far.id)).MTU == w.n.MTU {
+			for range 500 { // until the large one has come back, and the other host has asked
+				if p := h.prober.Path(string(h.far.id)); p.MTU == w.n.MTU && !p.Heard.IsZero() {
 					break
 				}
 				time.Sleep(10 * time.Millisecond)
@@ -40,7 +47,7 @@ func TestHostsAnswerEachOtherThroughTheTunnel(t *testing.T) {
 			if want := (Checksums{Sent: 4, Good: 4}); err != nil || sums != want {
 				t.Errorf("%s: checksums %+v, %v; want %+v", h.id, sums, err, want)
 			}
-			err = Reaches(t.Context(), Through{Way: w.way(h), MAC: string(h.prober.pairs[string(h.far.id)].MAC), From: h.ep.Addrs[0], Gateway: w.n.Pools[0].Gateway}, time.Second)
+			err = h.prober.Reaches(t.Context(), Through{Way: w.way(h), MAC: string(h.prober.pairs[string(h.far.id)].MAC), From: h.ep.Addrs[0], Gateway: w.n.Pools[0].Gateway}, time.Second)
 			if err != nil {
 				t.Errorf("%s: the other kernel: %v", h.id, err)
 			}
@@ -70,12 +77,11 @@ func TestAFilteredPortIsKnownWithinTenSeconds(t *testing.T) {
 				t.Logf("%s knew after %s", h.id, time.Since(cut).Round(10*time.Millisecond))
 			}
 			if name == "one way" { // what host1 sends comes to host0, and not the other way round
-				time.Sleep(6 * time.Second)
-				if p := w.hosts[0].prober.Path("host1"); time.Since(p.Heard) > 6*time.Second {
+				if p := w.hosts[0].prober.Path("host1"); time.Since(p.Heard) > every+spread+time.Second {
 					t.Errorf("host0 hears what host1 sends, and knows of %s ago", time.Since(p.Heard))
 				}
-				if p := w.hosts[1].prober.Path("host0"); time.Since(p.Heard) < 5*time.Second {
-					t.Errorf("host1 heard host0 %s ago, who is filtered", time.Since(p.Heard))
+				if p := w.hosts[1].prober.Path("host0"); p.Heard.After(cut.Add(100 * time.Millisecond)) {
+					t.Errorf("host1 heard host0, who is filtered, %s after", p.Heard.Sub(cut))
 				}
 			}
 			for _, h := range drop(w) {
@@ -111,22 +117,133 @@ func TestABlackHoleIsFoundWithTheSizeThatPasses(t *testing.T) {
 	})
 }
 
-// What hardware would corrupt, a rule does: it changes the packets' content on the way without touching their checksum.
-func TestChecksumsThatAreCorruptedAreFound(t *testing.T) {
+// What hardware that corrupts would send: a packet whose content is not what its checksum was computed of.
+func TestAPacketThatArrivesCorruptedIsReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
 	w.probe()
 	h := w.hosts[0]
 	h.until(t, Answers, 5*time.Second)
-	n := newNonce()
-	for _, bad := range []bool{false, true} {
-		f := sumFrame([]byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}, n, idOf("host0"), 100)
-		ip := f[ethSize:]
-		ip[26], ip[27] = byte(^sum(pseudo(ip), ip[ipSize+udpSize:])>>8), 0
-		_ = bad
+	if _, err := h.prober.exchange(t.Context(), "host1", message{kind: listen}, time.Second); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := h.prober.exchange(t.Context(), "host9", message{kind: echo}, time.Second); !errors.Is(err, errNoWay) {
+	from, _ := net.ParseMAC(overlay.TunnelMAC(w.n.ID, "host0"))
+	to, _ := net.ParseMAC(overlay.TunnelMAC(w.n.ID, "host1"))
+	for name, spoil := range map[string]func(udp []byte){"right": func([]byte) {}, "content": func(b []byte) { b[99] ^= 0x10 }, "sum": func(b []byte) { b[6] ^= 1 }} {
+		n := newNonce()
+		got, done := h.prober.await("host1", n, 1)
+		f := sumFrame(from, to, n, idOf("host0"), 100)
+		ip := f[ethSize:]
+		udp := ip[ipSize:]
+		binary.BigEndian.PutUint16(udp[6:], 0)
+		binary.BigEndian.PutUint16(udp[6:], ^sum(pseudo(ip), udp))
+		spoil(udp)
+		h.prober.mu.Lock()
+		e := h.prober.ears[w.way(h)]
+		h.prober.mu.Unlock()
+		if err := e.socket.send(f); err != nil {
+			t.Fatal(err)
+		}
+		want := uint8(sumWrong)
+		if name == "right" {
+			want = sumGood
+		}
+		select {
+		case m := <-got:
+			if m.kind != checked || m.result != want {
+				t.Errorf("%s: %+v, want result %d", name, m, want)
+			}
+		case <-time.After(time.Second):
+			t.Errorf("%s: no answer", name)
+		}
+		done()
+	}
+	if _, err := h.prober.exchange(t.Context(), "host9", message{kind: echo}, time.Second); !errors.Is(err, ErrNoWay) {
 		t.Errorf("a host that is none: %v", err)
 	}
-	fmt.Println("TODO")
+}
+
+// A sandbox neither sees probes, nor can it make any: not at its own host, not at another, not with anyone's hardware address.
+func TestSandboxesHaveNoPartInProbes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.probe()
+	h, far := w.hosts[0], w.hosts[1]
+	h.until(t, Answers, 5*time.Second)
+	var box *packetSocket
+	netnstest.In(t, far.box, func() (err error) {
+		box, err = dialPacket(Way{Tunnel: "eth0"}, "eth0", EtherType)
+		return err
+	})
+	var seen atomic.Int32
+	box.done.Go(func() { box.read(func([]byte) { seen.Add(1) }) })
+	defer box.close()
+
+	n := newNonce()
+	got, done := h.prober.await("host1", n, 1)
+	defer done()
+	forged := message{kind: answer, nonce: n, vni: w.n.VNI, size: headSize, from: idOf("host1"), to: idOf("host0")}
+	own, _ := net.ParseMAC(string(far.ep.MAC))
+	ends := map[string]net.HardwareAddr{"broadcast": {255, 255, 255, 255, 255, 255}}
+	for name, mac := range map[string]string{
+		"its host's end": overlay.TunnelMAC(w.n.ID, "host1"), "the other's end": overlay.TunnelMAC(w.n.ID, "host0"),
+		"the bridge": port.MAC("bridge", string(w.n.ID)), "a sandbox there": string(h.ep.MAC),
+	} {
+		ends[name], _ = net.ParseMAC(mac)
+	}
+	for _, to := range ends {
+		for _, from := range []net.HardwareAddr{own, ends["its host's end"]} {
+			if err := box.send(forged.frame(from, to)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := h.prober.Sizes(t.Context(), "host1"); err != nil {
+		t.Error(err)
+	}
+	select {
+	case m := <-got:
+		t.Errorf("a sandbox's frame arrived: %+v", m)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if n := seen.Load(); n > 0 {
+		t.Errorf("a sandbox saw %d probes", n)
+	}
+	far.prober.mu.Lock()
+	e := far.prober.ears[w.way(far)]
+	far.prober.mu.Unlock()
+	to := ends["the other's end"]
+	if err := e.send(forged, to); err != nil { // the same from where probes come from
+		t.Fatal(err)
+	}
+	select {
+	case <-got:
+	case <-time.After(time.Second):
+		t.Error("the frame that was forged would not have been taken from its host either")
+	}
+}
+
+// A network that leaves a host must not be kept alive by the socket in it.
+func TestANamespaceThatGoesIsLetGoOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.probe()
+	h := w.hosts[0]
+	h.until(t, Answers, 5*time.Second)
+	w.change(h, kernel.State{}, w.want(h)) // as the agent takes a network down
+	h.prober.Look()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		h.prober.mu.Lock()
+		n := len(h.prober.ears)
+		h.prober.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("its socket is still open")
+		}
+	}
+	w.apply(h) // it comes again, at the same place
+	h.prober.Look()
+	h.until(t, Answers, 10*time.Second)
 }

@@ -150,7 +150,7 @@ func (p *Prober) step(now time.Time) time.Duration {
 // unsent takes a probe back that could not be sent for reasons of this host, such as a network that is just being made: it says nothing of the path.
 // What the kernel refuses to send for its size, or has no way for, is lost.
 func (p *Prober) unsent(host string, n nonce, err error) {
-	if !errors.Is(err, errNoWay) {
+	if !errors.Is(err, ErrNoWay) {
 		return
 	}
 	p.mu.Lock()
@@ -161,8 +161,8 @@ func (p *Prober) unsent(host string, n nonce, err error) {
 	}
 }
 
-// errNoWay says that there is no tunnel here to send by.
-var errNoWay = errors.New("this host has no tunnel to it now")
+// ErrNoWay says that there is no tunnel here to send by.
+var ErrNoWay = errors.New("this host has no tunnel to it now")
 
 // send sends a message to a host. Its sender, receiver and VNI are filled in; 0 is the smallest size.
 func (p *Prober) send(host string, m message) error {
@@ -171,7 +171,7 @@ func (p *Prober) send(host string, m message) error {
 	e := p.ears[pair.Way]
 	p.mu.Unlock()
 	if !ok || e == nil {
-		return errNoWay
+		return ErrNoWay
 	}
 	m.from, m.to, m.vni, m.size = idOf(p.Self), idOf(host), pair.Way.VNI, max(m.size, headSize)
 	to, err := net.ParseMAC(pair.MAC)

@@ -25,7 +25,7 @@ type Through struct {
 }
 
 // Reaches asks another host's kernel through the tunnel, whether or not there is an agent: it is an ICMP echo to the gateway's address at the other host.
-func Reaches(ctx context.Context, t Through, wait time.Duration) error {
+func (p *Prober) Reaches(ctx context.Context, t Through, wait time.Duration) error {
 	to, err := net.ParseMAC(t.MAC)
 	if err != nil {
 		return fmt.Errorf("the tunnel's end at the other host: %w", err)
@@ -61,12 +61,10 @@ func Reaches(ctx context.Context, t Through, wait time.Duration) error {
 	if err := s.send(echoFrame(from, to, t.From, t.Gateway, n)); err != nil {
 		return errors.Join(ErrSilent, err)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	select {
 	case <-heard:
 		return nil
-	case <-timer.C:
+	case <-p.Clock.After(wait):
 		return ErrSilent
 	case <-ctx.Done():
 		return ctx.Err()

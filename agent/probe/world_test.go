@@ -134,8 +134,10 @@ func (w *world) way(h *host) Way {
 	}
 }
 
-func (w *world) apply(h *host) {
-	w.t.Helper()
+func (w *world) apply(h *host) { w.change(h, w.want(h), kernel.State{}) }
+
+// want is what a host's kernel should hold.
+func (w *world) want(h *host) kernel.State {
 	in := overlay.Network{Record: w.n, Hosts: func(id record.HostID) (netip.Addr, bool) {
 		return w.hosts[map[record.HostID]int{"host0": 0, "host1": 1}[id]].Addr, true
 	}}
@@ -143,7 +145,12 @@ func (w *world) apply(h *host) {
 	in.Endpoints = []*record.Endpoint{w.hosts[0].ep, w.hosts[1].ep}
 	want := overlay.Render(h.set, in)
 	maps.Copy(want, bridge.RenderHost(bridge.Host{Overlays: []*record.Network{w.n}, VTEPs: []netip.Addr{w.hosts[0].Addr, w.hosts[1].Addr}, VXLANPort: 4789}))
-	ops := kernel.Diff(want, kernel.State{})
+	return want
+}
+
+func (w *world) change(h *host, want, have kernel.State) {
+	w.t.Helper()
+	ops := kernel.Diff(want, have)
 	for i, err := range h.k.Apply(w.t.Context(), ops) {
 		if err != nil {
 			w.t.Fatalf("host %s: %v: %v", h.id, ops[i], err)
