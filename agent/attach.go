@@ -142,6 +142,9 @@ func (a *Agent) attachOnce(ctx context.Context, as registry.Actor, id record.San
 func (a *Agent) moveDefault(ctx context.Context, before, after *record.Sandbox, done record.NetworkID) error {
 	var errs []error
 	for _, id := range turned(before, after) {
+		if !a.follows(id) {
+			continue
+		}
 		if at, stays := after.Attachment(id); id != done && stays {
 			errs = append(errs, a.loop.turn(ctx, id, at.Endpoint))
 		} else if id != done {
@@ -294,9 +297,16 @@ func (a *Agent) leave(ctx context.Context, s *record.Sandbox, id record.NetworkI
 	return errors.Join(a.letGo(ctx, id), a.moveDefault(ctx, s, next, id))
 }
 
+// follows tells whether the loop does what it is asked for in a network now. Before it has begun with the cluster's networks it would be waited for,
+// and what it will see then is enough.
+func (a *Agent) follows(id record.NetworkID) bool { return a.loop.open.Load() || a.isLocal(id) }
+
 // letGo waits until the loop has looked at a network that a port has left. What the kernel refuses meanwhile, of this port or of others, the
 // loop tries again and tells of: what was asked for is done, and is in the journal.
 func (a *Agent) letGo(ctx context.Context, id record.NetworkID) error {
+	if !a.follows(id) {
+		return ctx.Err()
+	}
 	if err := a.loop.do(ctx, id, ""); err != nil {
 		a.log.Debug("the kernel still has what was let go", "network", record.ShortID(id), "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/bridge"
@@ -27,6 +28,7 @@ type loop struct {
 	loopConfig
 	requests chan request
 	nudged   chan struct{} // size 1: what others answer has changed
+	open     atomic.Bool   // begun, for others
 	lane     *lane
 
 	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
@@ -182,6 +184,7 @@ func (l *loop) afterLane() []request {
 func (l *loop) pass(ctx context.Context, rs []request) {
 	if !l.begun && l.ready() { // what was left alone until now is read
 		l.begun, l.fresh = true, false
+		l.open.Store(true)
 	}
 	rs, l.early = append(l.early, rs...), nil
 	settings := l.settings()

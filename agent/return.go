@@ -31,12 +31,15 @@ func (a *Agent) heldBack(p *record.Snapshot) bool {
 	return fenced(p, id.Host, id.Incarnation) && !a.member.away()
 }
 
-// lettingGo is how long an isolation waits for the kernel: the loop may not have begun yet, and does it then.
+// lettingGo is how long an isolation waits for the kernel, which goes on with it after that.
 const lettingGo = 2 * time.Second
 
 // isolateLost looks in the store itself which attachments of this host are not its own any more, and isolates those. only limits it to one network;
 // "" is all of the cluster's.
 func (a *Agent) isolateLost(ctx context.Context, only record.NetworkID) error {
+	if err := a.obeyStore(ctx); err != nil {
+		return err
+	}
 	nets := map[record.NetworkID]*record.Net{} // nil: the network is gone
 	for _, s := range a.boxes.snapshot() {
 		for _, at := range s.Attachments {
@@ -57,6 +60,19 @@ func (a *Agent) isolateLost(ctx context.Context, only record.NetworkID) error {
 				errs = append(errs, a.isolate(ctx, s.ID, net, id))
 			}
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// obeyStore drops what users have disconnected of this host while it was away, as the store has it now.
+func (a *Agent) obeyStore(ctx context.Context) error {
+	l, err := a.store.List(ctx, store.Meta)
+	if err != nil {
+		return fmt.Errorf("look for what was disconnected meanwhile: %w", err)
+	}
+	var errs []error
+	for _, c := range record.Empty().Apply(store.Meta, store.Batch{Rev: l.Rev, Resync: true, Puts: l.Entries}).ClearedOf(a.member.identity().Host) {
+		errs = append(errs, a.dropCleared(ctx, c)) // the publisher deletes the word
 	}
 	return errors.Join(errs...)
 }

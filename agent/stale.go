@@ -17,8 +17,8 @@ import (
 
 // Records whose sandbox or host is gone. Nobody but a host changes its endpoints, with three exceptions: a user who insists (network disconnect
 // -f), somebody who wants the name or an address of an endpoint that its host does not have any more, or whose host has been lost for longer than the
-// grace time, and the clearing of a host (healthclear.go). The first two leave the word of it where the host could not be told, which it
-// obeys when it is back: it drops the attachment.
+// grace time, and the clearing of a host (healthclear.go). The first leaves the word of it where the host could not be told, which it obeys when
+// it is back: it drops the attachment. After the others it puts the record back where nobody has taken what it had (return.go).
 
 // lostFor is how long a host has been lost with its grace running, as this host has seen it; 0 where it is there, or where that is not sure. A host
 // that the cluster does not know is lost for good.
@@ -173,7 +173,7 @@ func (a *Agent) clearStale(ctx context.Context, as registry.Actor, n *record.Net
 	if a.drop(ctx, n, ep, false, why) {
 		return nil
 	}
-	return a.clearEndpoint(ctx, as, n, ep, true, why)
+	return a.clearEndpoint(ctx, as, n, ep, registry.Clearing{Live: true}, why)
 }
 
 // drop lets an endpoint's host take it out of the network. False: it could not be asked, or refuses.
@@ -215,8 +215,8 @@ func (a *Agent) awaitGone(ctx context.Context, n record.NetworkID, id record.End
 }
 
 // clearEndpoint takes another host's endpoint out of its network.
-func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.Network, ep *record.Endpoint, live bool, why string) error {
-	_, done, err := a.global.registry.ClearEndpoint(ctx, as, n.ID, ep.ID, live)
+func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.Network, ep *record.Endpoint, how registry.Clearing, why string) error {
+	_, done, err := a.global.registry.ClearEndpoint(ctx, as, n.ID, ep.ID, how)
 	if err != nil {
 		return kindOf(a.global.explain(err))
 	}
@@ -266,15 +266,18 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 	case how.Live && a.drop(ctx, n, ep, true, "network disconnect -f --live"):
 		return nil
 	case how.Live:
-		return a.clearEndpoint(ctx, as, n, ep, true, "network disconnect -f --live")
+		return a.clearEndpoint(ctx, as, n, ep, registry.Clearing{Live: true, Word: true}, "network disconnect -f --live")
 	case h == unsureHeld:
 		return api.Refuse(api.InUse, "sandbox %s is of host %s, and %s: try again, or add --live", target, a.hostName(ep.Host), why)
 	case h == held:
 		return api.Refuse(api.InUse, "sandbox %s is of host %s, which is alive: leave -f out and it is asked to, or add --live", target, a.hostName(ep.Host))
 	case h == graced:
-		return a.clearEndpoint(ctx, as, n, ep, false, "network disconnect -f: "+why)
+		return a.clearEndpoint(ctx, as, n, ep, registry.Clearing{Word: true}, "network disconnect -f: "+why)
 	}
-	return a.clearStale(ctx, as, n, ep, "network disconnect -f: "+why)
+	if a.drop(ctx, n, ep, false, "network disconnect -f: "+why) {
+		return nil
+	}
+	return a.clearEndpoint(ctx, as, n, ep, registry.Clearing{Live: true, Word: true}, "network disconnect -f: "+why)
 }
 
 // wasCleared tells whether an endpoint of a network was cleared, and its host has not heard of it yet.
@@ -357,9 +360,9 @@ func (a *Agent) staleOf(ctx context.Context, host record.HostID, ids []record.En
 	h, known := a.follower.Picture().Host(host)
 	switch lost, _ := a.lostFor(host); {
 	case !known && lost > 0:
-		return all(ids, "its host is not in the cluster")
+		return all(ids, "host not in the cluster")
 	case lost > 0:
-		return all(ids, fmt.Sprintf("its host has been lost for %s", lost.Round(time.Second)))
+		return all(ids, "host lost for "+lost.Round(time.Second).String())
 	case !known || h.PublicKey == "" || !a.health.Answers(a.follower.Picture(), host):
 		return out
 	}
@@ -372,7 +375,7 @@ func (a *Agent) staleOf(ctx context.Context, host record.HostID, ids []record.En
 		}
 		for _, id := range some {
 			if !has[id] {
-				out[id] = "its host has no such sandbox"
+				out[id] = "no such sandbox there"
 			}
 		}
 	}

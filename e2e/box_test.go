@@ -47,6 +47,7 @@ type sandboxView struct {
 			MacAddress  string
 			EndpointID  string
 			Aliases     []string
+			Isolated    string
 		}
 	}
 }

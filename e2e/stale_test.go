@@ -92,14 +92,16 @@ func TestAStaleEndpoint(t *testing.T) {
 
 	h2.up()
 	h2.awaitJoined()
-	for _, name := range []string{"forced", "waited"} {
-		eventually(t, settle, func() error {
-			if nets := (&box{h: h2, name: name}).view().NetworkSettings.Networks; len(nets) > 0 {
-				return fmt.Errorf("on host2 %s still is in %v", name, nets)
-			}
-			return nil
-		})
-	}
+	eventually(t, settle, func() error { // what was disconnected is, and what was lost waits for its owner to say what is to become of it
+		if nets := (&box{h: h2, name: "forced"}).view().NetworkSettings.Networks; len(nets) > 0 {
+			return fmt.Errorf("on host2 forced still is in %v", nets)
+		}
+		if why := (&box{h: h2, name: "waited"}).view().NetworkSettings.Networks["web"].Isolated; !strings.Contains(why, "the name waited belongs to a sandbox on host host3") {
+			return fmt.Errorf("on host2 waited is isolated for %q", why)
+		}
+		return nil
+	})
+	h2.refuses(1, "endpoint with name waited already exists in network web (on host host3)", "start", "waited")
 	h2.weft("start", "other") // which was not cleared
 	eventually(t, settle, func() error { return client.finds("other", (&box{h: h2, name: "other"}).addr("web")) })
 	for _, b := range []*box{forced, waited} {

@@ -9,24 +9,25 @@ import (
 	"weft/store/record"
 )
 
-// ClearEndpoint deletes another host's endpoint with its claims, and leaves the word of it for that host. Where live is false the host must not
-// be alive: that there is no session of it is compared. One that is gone is no error, and done is false. The revision is 0 where it is not known.
-func (r *Registry) ClearEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, live bool) (rev store.Rev, done bool, err error) {
-	return r.clear(ctx, as, n, id, clearance{live: live})
+// Clearing says which endpoint of another host may be cleared, and what its host is to hear.
+type Clearing struct {
+	Live bool // also of a host that is alive; else it is compared that it has no session
+	Word bool // leave the word for its host, which then drops the attachment instead of putting the record back
+
+	of *record.Fence // only what that fence covers
 }
 
-// clearance says which endpoint may be cleared.
-type clearance struct {
-	live bool          // also of a host that is alive
-	of   *record.Fence // only what that fence covers; its host needs no word, since the fence says it
+// ClearEndpoint deletes another host's endpoint with its claims. One that is gone is no error, and done is false. The revision is 0 where it is not known.
+func (r *Registry) ClearEndpoint(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c Clearing) (rev store.Rev, done bool, err error) {
+	return r.clear(ctx, as, n, id, c)
 }
 
 // covers tells whether an endpoint is among what the fence holds back.
-func (c clearance) covers(ep *record.Endpoint) bool {
+func (c Clearing) covers(ep *record.Endpoint) bool {
 	return c.of == nil || ep.Host == c.of.Host && ep.Incarnation <= c.of.Incarnation
 }
 
-func (r *Registry) clear(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c clearance) (rev store.Rev, done bool, err error) {
+func (r *Registry) clear(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c Clearing) (rev store.Rev, done bool, err error) {
 	for {
 		step, err := r.clearOnce(ctx, as, n, id, c)
 		switch {
@@ -45,7 +46,7 @@ type clearStep struct {
 }
 
 // clearOnce is one transaction of it; more than one is needed for an endpoint of many aliases.
-func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c clearance) (out clearStep, err error) {
+func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, id record.EndpointID, c Clearing) (out clearStep, err error) {
 	unknown := false
 	err = retry(ctx, func(fresh bool) (bool, error) {
 		out.whole = true
@@ -66,7 +67,7 @@ func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, 
 		t := txn{}
 		t.t.If = conds
 		t.when(record.EndpointKey(n, id), epRev)
-		if !c.live && c.of == nil {
+		if !c.Live && c.of == nil {
 			t.when(record.AliveKey(ep.Host), store.Absent)
 		}
 		if out.whole, err = r.leaveAll(ctx, &t, ep, 2+len(claims), fresh); err != nil {
@@ -77,7 +78,7 @@ func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, 
 			for _, k := range claims {
 				t.del(k)
 			}
-			if c.of == nil {
+			if c.Word {
 				t.put(record.ClearedKey(id), &record.Cleared{Endpoint: id, Network: n, Host: ep.Host, Name: ep.Name, By: as.Host, At: r.cfg.Now().UTC()})
 			}
 		}
@@ -86,7 +87,7 @@ func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, 
 		unknown = unknown || errors.Is(err, store.ErrUnknown)
 		k, lost := conflict(err)
 		switch {
-		case lost && !c.live && k == record.AliveKey(ep.Host):
+		case lost && !c.Live && k == record.AliveKey(ep.Host):
 			return false, refuse(InUse, "host %s, which has endpoint %s, is alive", r.hostName(ep.Host), ep.Name)
 		case lost && as.Session != nil && k == as.Session.Alive().Key:
 			return false, refuse(Lost, "this host's session with the store has ended; it is opening a new one, try again")

@@ -53,7 +53,7 @@ func TestAnEndpointOfAnotherHostIsCleared(t *testing.T) {
 			}
 			other.look(t, n.ID)
 
-			_, done, err := other.ClearEndpoint(t.Context(), other.as, n.ID, ep.ID, c.force)
+			_, done, err := other.ClearEndpoint(t.Context(), other.as, n.ID, ep.ID, registry.Clearing{Live: c.force, Word: true})
 
 			other.look(t, n.ID)
 			net, _ := other.picture.Net(n.ID)
@@ -76,7 +76,7 @@ func TestAnEndpointOfAnotherHostIsCleared(t *testing.T) {
 			if err := owner.Obeyed(t.Context(), owner.as, ep.ID); err != nil {
 				t.Error(err)
 			}
-			if _, done, err := other.ClearEndpoint(t.Context(), other.as, n.ID, ep.ID, c.force); err != nil || done {
+			if _, done, err := other.ClearEndpoint(t.Context(), other.as, n.ID, ep.ID, registry.Clearing{Live: c.force, Word: true}); err != nil || done {
 				t.Errorf("a second time: %v, %v", done, err)
 			}
 			if _, err := other.st.Get(t.Context(), record.ClearedKey(ep.ID)); !errors.Is(err, store.ErrNotFound) {

@@ -97,12 +97,12 @@ func nextFence(self, id record.HostID, h *record.Host, old *record.Fence, how Fe
 	return &f, false, nil
 }
 
-// ClearHost deletes what a fence covers: the host's endpoints with all their claims in every network, and the words that wait for it. Then it
-// marks the fence as done, after it has removed the host's record where the fence says so. Each endpoint that went is told to cleared. It may be
-// called again, by any agent, after it broke off.
+// ClearHost deletes what a fence covers: the host's endpoints with all their claims in every network. Then it marks the fence as done, after it has
+// removed the host's record, and the words that wait for the host, where the fence says so: one that comes back is to hear what users wanted
+// of it. Each endpoint that went is told to cleared. It may be called again, by any agent, after it broke off.
 func (r *Registry) ClearHost(ctx context.Context, as Actor, f *record.Fence, cleared func(*record.Endpoint)) error {
 	err := r.clearCovered(ctx, as, f, cleared)
-	if err == nil {
+	if err == nil && f.Removing {
 		err = r.dropWords(ctx, as, f.Host)
 	}
 	if err == nil {
@@ -130,10 +130,10 @@ func (r *Registry) clearCovered(ctx context.Context, as Actor, f *record.Fence, 
 			return err
 		}
 		for _, ep := range sortedEndpoints(net) {
-			if !(clearance{of: f}).covers(ep) {
+			if !(Clearing{of: f}).covers(ep) {
 				continue
 			}
-			_, done, err := r.clear(ctx, as, ep.Network, ep.ID, clearance{of: f})
+			_, done, err := r.clear(ctx, as, ep.Network, ep.ID, Clearing{of: f})
 			if err != nil {
 				return err
 			}
@@ -152,7 +152,7 @@ func sortedEndpoints(net *record.Net) []*record.Endpoint {
 	return slices.SortedFunc(net.Endpoints(), func(a, b *record.Endpoint) int { return strings.Compare(string(a.ID), string(b.ID)) })
 }
 
-// dropWords deletes the words about single endpoints that wait for a host: its fence says more.
+// dropWords deletes the words about single endpoints that wait for a host.
 func (r *Registry) dropWords(ctx context.Context, as Actor, host record.HostID) error {
 	view, err := r.readMeta(ctx)
 	if err != nil {

@@ -75,7 +75,7 @@ func deadHost(t *testing.T, dead, other *host) []record.NetworkID {
 	if _, err := dead.CreateEndpoint(t.Context(), dead.as, gone); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := other.ClearEndpoint(t.Context(), other.as, web.ID, gone.ID, false); err != nil {
+	if _, _, err := other.ClearEndpoint(t.Context(), other.as, web.ID, gone.ID, registry.Clearing{Live: false, Word: true}); err != nil {
 		t.Fatal(err)
 	}
 	return []record.NetworkID{web.ID, back.ID}
@@ -108,8 +108,8 @@ func isCleared(t *testing.T, h *host, nets []record.NetworkID, id record.HostID,
 	if f == nil || f.Incarnation != 1 || f.Clearing || f.Removing {
 		t.Errorf("the fence is %+v, want one at 1 that is done", f)
 	}
-	if words := h.picture.ClearedOf(id); len(words) > 0 {
-		t.Errorf("%d words are left", len(words))
+	if words := h.picture.ClearedOf(id); (len(words) == 0) != removed {
+		t.Errorf("%d words are left; removed: %v", len(words), removed)
 	}
 	_, listed := h.picture.Host(id)
 	if _, claimed := h.picture.VTEPOwner(netip.MustParseAddr("192.0.2.1")); listed == removed || claimed == removed {
