@@ -64,6 +64,9 @@ type holder struct {
 
 // look checks what must hold at every moment.
 func (w *simWorld) look() {
+	for _, b := range w.broken() {
+		w.violated("%s", b)
+	}
 	type place struct {
 		net  record.NetworkID
 		addr netip.Addr
@@ -74,9 +77,10 @@ func (w *simWorld) look() {
 		if l == nil || !l.isUp() {
 			continue
 		}
+		h.joined = h.joined || l.agent.member.joined()
 		for _, s := range l.agent.boxes.snapshot() {
 			for _, at := range s.Attachments {
-				if !s.Up || at.Intent || at.Endpoint == "" || l.agent.isLocal(at.Network) {
+				if !s.Up || at.Intent || at.Endpoint == "" || l.agent.isLocal(at.Network) || w.insisted(at.Endpoint) {
 					continue
 				}
 				for _, a := range at.Addrs {
@@ -226,23 +230,110 @@ func (l *simLife) unanswered(truth map[record.EndpointID]*record.Endpoint) (out 
 			continue
 		}
 		for _, n := range sb.Networks {
-			for _, ep := range truth {
-				if ep.Network != n.ID {
-					continue
-				}
+			network, ok := l.agent.picture().Network(n.ID)
+			if !ok {
+				say("sandbox %s is up in network %.6s, which is gone", s.Name, n.ID)
+				continue
+			}
+			for _, name := range simBoxes {
 				var want []netip.Addr
-				if ep.Running {
-					want = ep.Addrs
+				for _, ep := range truth {
+					if ep.Network == n.ID && ep.Name == name && ep.Running {
+						want = ep.Addrs
+					}
 				}
-				network, _ := l.agent.picture().Network(n.ID)
-				if got := dnssvc.Addresses(l.names.cfg, sb, ep.Name+"."+network.Name); !slices.Equal(got, want) {
-					say("sandbox %s is answered %s.%s with %v, and should be with %v", s.Name, ep.Name, network.Name, got, want)
+				if got := dnssvc.Addresses(l.names.cfg, sb, name+"."+network.Name); !slices.Equal(got, want) {
+					say("sandbox %s is answered %s.%s with %v, and should be with %v", s.Name, name, network.Name, got, want)
 				}
 			}
 		}
 	}
 	for id := range boxes {
 		say("there is a resolver of sandbox %.6s, which is gone", id)
+	}
+	return out
+}
+
+// promise is what a user was told: this sandbox of this host runs, and is in these networks.
+type promise struct {
+	host *simHost
+	name string
+	nets []record.NetworkID
+}
+
+// promised notes what a successful run has promised.
+func (w *simWorld) promised(h *simHost, a *Agent, id record.SandboxID) {
+	s, ok := a.boxes.get(id)
+	if !ok || !s.Up {
+		return
+	}
+	p := promise{host: h, name: s.Name}
+	for _, at := range s.Attachments {
+		p.nets = append(p.nets, at.Network)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.touched[p.name] == 0 {
+		w.sure[id] = p
+	}
+}
+
+// touch forgets what was promised of the sandboxes of a name while somebody changes one.
+func (w *simWorld) touch(name string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.touched[name] += n
+	maps.DeleteFunc(w.sure, func(_ record.SandboxID, p promise) bool { return p.name == name })
+}
+
+func (w *simWorld) forgo(id record.SandboxID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.sure, id)
+}
+
+// insisted tells an endpoint that another host has cleared: its own host may not have heard yet.
+func (w *simWorld) insisted(ep record.EndpointID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.taken[ep]
+}
+
+// cleared forgets what was promised of endpoints that another host clears.
+func (w *simWorld) cleared(t store.Txn) {
+	for _, o := range t.Then {
+		c := &record.Cleared{}
+		if strings.HasPrefix(o.Key.Name, "fences/") || strings.HasPrefix(o.Key.Name, "cleared/") && !o.Delete && record.Decode(o.Value, c) == nil {
+			w.mu.Lock()
+			w.taken[c.Endpoint] = true
+			maps.DeleteFunc(w.sure, func(_ record.SandboxID, p promise) bool {
+				return c.Network == "" || slices.Contains(p.nets, c.Network)
+			})
+			w.mu.Unlock()
+		}
+	}
+}
+
+// broken lists the promises that do not hold.
+func (w *simWorld) broken() (out []string) {
+	w.mu.Lock()
+	sure := maps.Clone(w.sure)
+	w.mu.Unlock()
+	for id, p := range sure {
+		l := p.host.alive()
+		if l == nil || !l.isUp() {
+			continue
+		}
+		s, ok := l.agent.boxes.get(id)
+		if !ok || !s.Up {
+			out = append(out, fmt.Sprintf("%s: sandbox %s was running, and nobody has ended it: it is gone: %v", p.host.name, p.name, !ok))
+			continue
+		}
+		for _, n := range p.nets {
+			if at, in := s.Attachment(n); !in || at.Endpoint == "" {
+				out = append(out, fmt.Sprintf("%s: sandbox %s was in network %.6s, and nobody has taken it out", p.host.name, p.name, n))
+			}
+		}
 	}
 	return out
 }

@@ -24,6 +24,7 @@ import (
 	"weft/overlay"
 	"weft/store"
 	"weft/store/memory"
+	"weft/store/record"
 )
 
 // simHost is a machine: what outlives its agents. Its disk and its kernel are in memory, its processes end on demand.
@@ -36,6 +37,7 @@ type simHost struct {
 	watchLag atomic.Int64 // of what the store tells
 	hang     atomic.Bool  // calls of the store neither succeed nor fail
 	lives    int
+	joined   bool // it has been in the cluster; the driver's alone
 
 	mu     sync.Mutex // guards what follows
 	boots  int
@@ -44,7 +46,6 @@ type simHost struct {
 	disks  map[string]*memory.World
 	files  map[string][]byte
 	life   *simLife // nil: no agent
-	wiped  bool     // its agents have seen a store that lost its records
 }
 
 // simLife is an agent from its start to its end. A killed one does nothing any more: all that it writes goes through its gate.
@@ -151,8 +152,14 @@ func (h *simHost) start() *simLife {
 		RunDir: filepath.Join(h.world.dir, h.name, "run"), Socket: "sim", VXLANPort: 4789, HostName: h.name, StaleGrace: simGrace,
 		StoreOpts: map[string]string{"discovery.ttl": "9", "discovery.heartbeat": "3"},
 	}
-	l.agent = newAgent(cfg, h.world.log.With("host", h.name, "life", l.number), l.machine())
-	h.world.mutate(l)
+	m := l.machine()
+	if mutate := h.world.mutation.machine; mutate != nil {
+		mutate(&m)
+	}
+	l.agent = newAgent(cfg, h.world.log.With("host", h.name, "life", l.number), m)
+	if mutate := h.world.mutation.life; mutate != nil {
+		mutate(l.agent)
+	}
 	h.mu.Lock()
 	h.life = l
 	h.mu.Unlock()
@@ -191,6 +198,7 @@ func (l *simLife) machine() machine {
 			l.names = &simNames{cfg: cfg, boxes: map[string]dnssvc.Sandbox{}}
 			return l.names
 		},
+		peers:    func(string) (net.Listener, error) { return noListener{}, nil },
 		firewall: func(firewalld.Config) firewall { return noFirewall{} },
 		store:    func(place, *slog.Logger) (store.Store, error) { return simStore{l.client, l}, nil },
 		listen:   func(string) (net.Listener, error) { return noListener{}, nil },
@@ -274,11 +282,11 @@ func (h *simHost) reboot() {
 	h.boots++
 	h.kernel = fake.New(h.netnsDir())
 	for id, b := range h.boxes {
+		h.world.forgo(record.SandboxID(id))
 		if b.running {
 			b.end(sandbox.Exit{Code: 255, Error: "the host went down"})
 		}
 		b.netns = false
-		_ = id
 	}
 }
 
@@ -319,6 +327,7 @@ func (k simKernel) Apply(ctx context.Context, ops []kernel.Op) []error {
 	for i, o := range ops {
 		if err := k.write(func() {
 			k.tooEarly(o)
+			k.takesAway(o)
 			errs[i] = k.host.now().Apply(ctx, ops[i:i+1])[0]
 		}); err != nil {
 			errs[i] = err
@@ -335,6 +344,24 @@ func (k simKernel) tooEarly(o kernel.Op) {
 	for _, id := range k.agent.follower.Following() {
 		if o.Obj.NS == overlay.NetnsPath(k.agent.settings(), id) {
 			k.host.world.violated("%s: %s before the store has spoken", k.host.name, o)
+		}
+	}
+}
+
+// takesAway looks whether an agent deletes the pair of a sandbox that is up and attached. The gate is held.
+func (k simKernel) takesAway(o kernel.Op) {
+	v, pair := o.Obj.Spec.(kernel.Veth)
+	if o.Verb != kernel.Del || !pair {
+		return
+	}
+	for id, s := range k.agent.boxes.snapshot() {
+		if !s.Up || v.Peer.NS != (simRunner{k.simLife}).NetnsPath(string(id)) {
+			continue
+		}
+		for _, at := range s.Attachments {
+			if at.IfName == v.Peer.Name && len(at.Addrs) > 0 && !at.Intent {
+				k.host.world.violated("%s: takes away %s of sandbox %s, which is up and in network %.6s", k.host.name, o.Obj.Key, s.Name, at.Network)
+			}
 		}
 	}
 }

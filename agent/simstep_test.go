@@ -29,6 +29,7 @@ var simSteps = []simStep{
 	{6, (*simWorld).createNetwork},
 	{3, (*simWorld).removeNetwork},
 	{22, (*simWorld).runSandbox},
+	{8, (*simWorld).race},
 	{5, (*simWorld).stopSandbox},
 	{5, (*simWorld).startSandbox},
 	{6, (*simWorld).removeSandbox},
@@ -87,7 +88,10 @@ func (w *simWorld) netName() string {
 }
 
 func (w *simWorld) newName() string { return w.one("n1", "n2", "n3") }
-func (w *simWorld) boxName() string { return w.one("a", "b", "c", "d", "e") }
+func (w *simWorld) boxName() string { return w.one(simBoxes...) }
+
+// simBoxes are the names of all sandboxes: few, so that they meet.
+var simBoxes = []string{"a", "b", "c", "d", "e"}
 
 // ofHost is the name of a sandbox that a host has, if it has any.
 func (w *simWorld) ofHost(h *simHost) string {
@@ -103,13 +107,15 @@ func (w *simWorld) ofHost(h *simHost) string {
 	return w.boxName()
 }
 
-// call has a host's agent do something; mostly the driver waits for it. A claim fails at once where there is no store.
-func (w *simWorld) call(h *simHost, claim bool, what string, f func(ctx context.Context, a *Agent) error) {
+// call has a host's agent do something to a sandbox, if touches names one; mostly the driver waits for it. A claim fails at once where there is no store.
+func (w *simWorld) call(h *simHost, touches string, claim bool, what string, f func(ctx context.Context, a *Agent) error) {
 	l := h.alive()
 	if l == nil {
 		return
 	}
+	w.touch(touches, 1)
 	run := func() {
+		defer w.touch(touches, -1)
 		select {
 		case <-l.up:
 		case <-l.ctx.Done():
@@ -132,11 +138,30 @@ func (w *simWorld) call(h *simHost, claim bool, what string, f func(ctx context.
 			w.violated("%s: %s took %s without the store", h.name, what, took)
 		}
 	}
-	if w.rng.IntN(3) == 0 {
+	if w.racing || w.rng.IntN(3) == 0 {
 		w.calls.Go(run)
 		return
 	}
 	run()
+}
+
+// race has several hosts want the same at once: a name, an address, a network that another removes.
+func (w *simWorld) race(*simHost) {
+	w.racing = true
+	defer func() { w.racing = false }()
+	name, at := w.boxName(), w.attachment()
+	for _, h := range w.hosts {
+		at.IP = w.one("", "10.9.0.3", "10.9.0.4", "10.9.1.3", at.IP)
+		switch w.rng.IntN(5) {
+		case 0:
+			w.createNetwork(h)
+		case 1:
+			w.removeNamed(h, at.Network)
+		default:
+			w.run(h, &record.Sandbox{Name: name, Command: []string{"sleep"}, Detached: true}, []api.AttachmentRequest{at})
+			name = w.one(name, w.boxName())
+		}
+	}
 }
 
 func (w *simWorld) createNetwork(h *simHost) {
@@ -148,15 +173,18 @@ func (w *simWorld) createNetwork(h *simHost) {
 	case 1:
 		spec.Subnets = []string{w.one("10.9.1.0/24", "10.9.0.0/16")}
 	}
-	w.call(h, true, fmt.Sprint("create network ", name, " ", spec.Subnets), func(ctx context.Context, a *Agent) error {
+	w.call(h, "", true, fmt.Sprint("create network ", name, " ", spec.Subnets), func(ctx context.Context, a *Agent) error {
 		_, _, err := a.CreateNetwork(ctx, api.NetworkRequest{Spec: spec})
 		return err
 	})
 }
 
 func (w *simWorld) removeNetwork(h *simHost) {
-	name := w.netName()
-	w.call(h, true, "remove network "+name, func(ctx context.Context, a *Agent) error {
+	w.removeNamed(h, w.netName())
+}
+
+func (w *simWorld) removeNamed(h *simHost, name string) {
+	w.call(h, "", true, "remove network "+name, func(ctx context.Context, a *Agent) error {
 		_, err := a.RemoveNetwork(ctx, name)
 		return err
 	})
@@ -183,19 +211,26 @@ func (w *simWorld) runSandbox(h *simHost) {
 	if more := w.attachment(); more.Network != as[0].Network && w.rng.IntN(3) == 0 {
 		as = append(as, more)
 	}
-	w.call(h, true, fmt.Sprintf("run %s %s in %v", s.Name, s.Restart.Name, as), func(ctx context.Context, a *Agent) error {
+	w.run(h, s, as)
+}
+
+func (w *simWorld) run(h *simHost, s *record.Sandbox, as []api.AttachmentRequest) {
+	w.call(h, "", true, fmt.Sprintf("run %s %s in %v", s.Name, s.Restart.Name, as), func(ctx context.Context, a *Agent) error {
 		made, err := a.CreateSandbox(ctx, s, as)
 		if err != nil {
 			return err
 		}
 		_, err = a.StartSandbox(ctx, string(made.ID))
+		if err == nil {
+			w.promised(h, a, made.ID)
+		}
 		return err
 	})
 }
 
 func (w *simWorld) stopSandbox(h *simHost) {
 	name := w.ofHost(h)
-	w.call(h, false, "stop "+name, func(ctx context.Context, a *Agent) error {
+	w.call(h, name, false, "stop "+name, func(ctx context.Context, a *Agent) error {
 		_, err := a.StopSandbox(ctx, name, api.Stopping{Signal: syscall.SIGTERM})
 		return err
 	})
@@ -203,7 +238,7 @@ func (w *simWorld) stopSandbox(h *simHost) {
 
 func (w *simWorld) startSandbox(h *simHost) {
 	name := w.ofHost(h)
-	w.call(h, false, "start "+name, func(ctx context.Context, a *Agent) error {
+	w.call(h, name, false, "start "+name, func(ctx context.Context, a *Agent) error {
 		_, err := a.StartSandbox(ctx, name)
 		return err
 	})
@@ -211,7 +246,7 @@ func (w *simWorld) startSandbox(h *simHost) {
 
 func (w *simWorld) removeSandbox(h *simHost) {
 	name := w.ofHost(h)
-	w.call(h, false, "rm -f "+name, func(ctx context.Context, a *Agent) error {
+	w.call(h, name, false, "rm -f "+name, func(ctx context.Context, a *Agent) error {
 		_, err := a.RemoveSandbox(ctx, name, true)
 		return err
 	})
@@ -219,7 +254,7 @@ func (w *simWorld) removeSandbox(h *simHost) {
 
 func (w *simWorld) connect(h *simHost) {
 	name, at := w.ofHost(h), w.attachment()
-	w.call(h, true, fmt.Sprint("connect ", name, " to ", at), func(ctx context.Context, a *Agent) error {
+	w.call(h, name, true, fmt.Sprint("connect ", name, " to ", at), func(ctx context.Context, a *Agent) error {
 		_, err := a.Connect(ctx, name, at)
 		return err
 	})
@@ -227,14 +262,14 @@ func (w *simWorld) connect(h *simHost) {
 
 func (w *simWorld) disconnect(h *simHost) {
 	name, net := w.ofHost(h), w.netName()
-	w.call(h, false, "disconnect "+name+" from "+net, func(ctx context.Context, a *Agent) error {
+	w.call(h, name, false, "disconnect "+name+" from "+net, func(ctx context.Context, a *Agent) error {
 		return a.Disconnect(ctx, net, name, api.Disconnection{})
 	})
 }
 
 func (w *simWorld) forceDisconnect(h *simHost) {
 	name, net, live := w.boxName(), w.netName(), w.rng.IntN(2) == 0
-	w.call(h, false, fmt.Sprint("disconnect -f ", name, " from ", net, " live=", live), func(ctx context.Context, a *Agent) error {
+	w.call(h, name, false, fmt.Sprint("disconnect -f ", name, " from ", net, " live=", live), func(ctx context.Context, a *Agent) error {
 		return a.Disconnect(ctx, net, name, api.Disconnection{Force: true, Live: live})
 	})
 }
@@ -245,6 +280,7 @@ func (w *simWorld) endProcess(h *simHost) {
 	for id, b := range h.boxes { // whichever comes first
 		if b.running {
 			w.tell("%s: the process of %.6s ends", h.name, id)
+			w.forgo(record.SandboxID(id))
 			h.endLocked(id, b, w.rng.IntN(2))
 			return
 		}
@@ -375,7 +411,7 @@ func (w *simWorld) loseRecords(*simHost) {
 	w.mu.Lock()
 	lost := w.lost
 	w.mu.Unlock()
-	if lost || w.store.Backup().Rev == 0 {
+	if lost || slices.ContainsFunc(w.hosts, func(h *simHost) bool { return !h.joined }) { // a new host would make a new cluster
 		return
 	}
 	kept := w.store.Backup()

@@ -60,6 +60,7 @@ func (s simStore) Txn(ctx context.Context, t store.Txn) (rev store.Rev, err erro
 	if err := s.write(func() {
 		rev, err = s.Client.Txn(ctx, s.host.world.altered(t))
 		if err == nil || errors.Is(err, store.ErrUnknown) {
+			s.host.world.cleared(t)
 			s.host.world.written()
 		}
 	}); err != nil {

@@ -17,6 +17,7 @@ import (
 	"weft/kernel/fake"
 	"weft/store"
 	"weft/store/memory"
+	"weft/store/record"
 )
 
 // The simulation: whole agents over one store, in virtual time. What is theirs is real (newAgent and live, as Run has them); their machines, the
@@ -42,27 +43,33 @@ type simWorld struct {
 
 	mutation mutation
 
-	calls sync.WaitGroup // commands that the driver does not wait for
+	racing bool           // the driver waits for no command
+	calls  sync.WaitGroup // commands that the driver does not wait for
 
 	mu      sync.Mutex // guards what follows
 	story   []string
 	wrong   []string
 	away    bool // the store, for everybody
 	cuts    map[*simHost]bool
-	changes int // of what can be reached
+	taken   map[record.EndpointID]bool   // endpoints that others have cleared
+	touched map[string]int               // sandboxes' names, by how many commands that change them are under way
+	sure    map[record.SandboxID]promise // what users were told, and nobody has undone
+	changes int                          // of what can be reached
 	kept    *memory.Backup
 	lost    bool // the store has lost records, and agents may have seen it
 }
 
 // mutation is something broken on purpose, which the simulation has to find.
 type mutation struct {
-	txn  func(store.Txn) store.Txn
-	life func(*simLife)
+	txn     func(store.Txn) store.Txn
+	machine func(*machine)
+	life    func(*Agent)
 }
 
 func newSimWorld(seed uint64, dir string, log *slog.Logger, m mutation) *simWorld {
 	w := &simWorld{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 6)), dir: dir, log: log, store: memory.New(), begun: time.Now(), mutation: m, cuts: map[*simHost]bool{},
+		taken: map[record.EndpointID]bool{}, touched: map[string]int{}, sure: map[record.SandboxID]promise{},
 	}
 	for i := range 2 + w.rng.IntN(3) {
 		h := &simHost{
@@ -80,12 +87,6 @@ func (w *simWorld) altered(t store.Txn) store.Txn {
 		return t
 	}
 	return w.mutation.txn(t)
-}
-
-func (w *simWorld) mutate(l *simLife) {
-	if w.mutation.life != nil {
-		w.mutation.life(l)
-	}
 }
 
 // tell adds a line to the history.
