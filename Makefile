@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X weft/agent/about.Version=$(VERSION)
 
-.PHONY: all build demo test unit e2e lint fuzz bench generate man install clean
+.PHONY: all build demo test unit sim e2e lint fuzz bench generate man install clean
 
 all: build
 
@@ -20,7 +20,7 @@ demo: build
 test:
 	./tools/test.sh all
 
-lint unit e2e fuzz:
+lint unit sim e2e fuzz:
 	./tools/test.sh $@
 
 # weft beside the raw floor, in one run. JSON=FILE writes the numbers there too.

@@ -91,7 +91,7 @@ func (w *simWorld) newName() string { return w.one("n1", "n2", "n3") }
 func (w *simWorld) boxName() string { return w.one(simBoxes...) }
 
 // simBoxes are the names of all sandboxes: few, so that they meet.
-var simBoxes = []string{"a", "b", "c", "d", "e"}
+var simBoxes = []string{"v", "w", "x", "y", "z"} // and no beginning of an ID
 
 // ofHost is the name of a sandbox that a host has, if it has any.
 func (w *simWorld) ofHost(h *simHost) string {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one part of the checks, or all of them: deps, lint, unit, e2e, fuzz, all.
+# Runs one part of the checks, or all of them: deps, lint, unit, sim, e2e, fuzz, all.
 # It installs what a part needs where that is missing: Debian packages as root, Go modules through the proxy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -82,6 +82,12 @@ unit() {
   CGO_ENABLED=1 gotests "$(go list ./... | grep -v '^weft/e2e$')" -race -timeout 15m
 }
 
+# Histories of whole clusters in virtual time, and broken agents that they must find. The race detector cannot take so many timers at once.
+sim() {
+  echo "== ${SIMULATIONS:-10000} simulated histories"
+  go test ./agent -count=1 -timeout 20m -run '^Test(The)?Simulation' -sim.histories="${SIMULATIONS:-10000}"
+}
+
 # Runs the packages' tests. A few of them cut networks and freeze servers under a load of their own, and a machine that stalls can break
 # what they count on: up to three tests that fail are run once more, and named at the end so that somebody looks at them. A data race is never
 # run again.
@@ -126,8 +132,9 @@ case "${1:-all}" in
   deps) deps ;;
   lint) deps; lint ;;
   unit) deps; unit ;;
+  sim) sim ;;
   e2e) deps; e2e ;;
   fuzz) fuzz ;;
-  all) root; deps; lint; unit; e2e; fuzz ;;
-  *) echo "usage: $0 deps|lint|unit|e2e|fuzz|all" >&2; exit 2 ;;
+  all) root; deps; lint; unit; sim; e2e; fuzz ;;
+  *) echo "usage: $0 deps|lint|unit|sim|e2e|fuzz|all" >&2; exit 2 ;;
 esac
