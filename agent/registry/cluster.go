@@ -122,6 +122,9 @@ func (r *Registry) tryRegister(ctx context.Context, view *record.Snapshot, h rec
 		t.when(record.PoolsGenKey(), view.PoolsGen())
 		t.t.Then = append(t.t.Then, store.Put(record.PoolsGenKey(), []byte(r.cfg.Now().UTC().Format(time.RFC3339Nano))))
 	}
+	if known {
+		h.KeepUnknown(old)
+	}
 	t.put(record.HostKey(h.ID), &h)
 	rev, err := r.commit(ctx, t)
 	if _, lost := conflict(err); lost || errors.Is(err, store.ErrUnknown) {

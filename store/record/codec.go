@@ -46,6 +46,9 @@ func (r *Liveness) kept() *extra { return &r.extra }
 func (r *Endpoint) kept() *extra { return &r.extra }
 func (r *Sandbox) kept() *extra  { return &r.extra }
 
+// KeepUnknown takes over what a later version has written in the old record of the same host.
+func (r *Host) KeepUnknown(old *Host) { r.extra = old.extra }
+
 // checked is a record that can tell whether it makes sense. One that does not is as corrupt as one that does not parse.
 type checked interface {
 	keeper
