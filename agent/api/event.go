@@ -53,7 +53,7 @@ func missedProto(at time.Time, n uint64) *weftv1.Event {
 	}
 }
 
-// eventFilter has the keys of docker events that weft has things for, and "endpoint" and "host" of its own.
+// eventFilter has the keys of docker events that weft has things for, and endpoint and host of its own: what the event is about, or has to do with.
 func eventFilter(fs []*weftv1.Filter) (func(event.Event) bool, error) {
 	about := func(typ string) func(event.Event, string) bool {
 		return func(e event.Event, s string) bool {
@@ -64,15 +64,13 @@ func eventFilter(fs []*weftv1.Filter) (func(event.Event) bool, error) {
 		}
 	}
 	check := map[string]func(e event.Event, value string) bool{
-		"type":   func(e event.Event, s string) bool { return e.Type == s },
-		"event":  func(e event.Event, s string) bool { return e.Action == s },
-		"label":  func(e event.Event, s string) bool { return hasLabel(e.Attributes, s) },
-		"reason": func(e event.Event, s string) bool { return strings.Contains(e.Attributes["reason"], s) },
+		"type":  func(e event.Event, s string) bool { return e.Type == s },
+		"event": func(e event.Event, s string) bool { return e.Action == s },
+		"label": func(e event.Event, s string) bool { return hasLabel(e.Attributes, s) },
 	}
 	for _, typ := range []string{event.Network, event.Endpoint, event.Container, event.Host} {
 		check[typ] = about(typ)
 	}
-	check["sandbox"] = check[event.Container]
 	keys := slices.Sorted(maps.Keys(check))
 	for _, f := range fs {
 		switch {

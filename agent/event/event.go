@@ -48,6 +48,11 @@ const (
 	Missed     = "missed"    // who listens was too slow for some of what happened
 )
 
+// Actions are those that can be asked for.
+var Actions = []string{
+	Alive, Away, Back, Clear, Connect, Create, Destroy, Detached, Die, Disconnect, Isolate, Lost, Refuse, Remove, Rename, Reseed, Start,
+}
+
 // Event is one thing that has happened. Time is this host's, and says nothing about another host's.
 type Event struct {
 	Time       time.Time

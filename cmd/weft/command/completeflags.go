@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"weft/agent/event"
 	"weft/agent/registry"
 	weftv1 "weft/proto/weft/v1"
 )
@@ -86,8 +87,9 @@ func completeOptions(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completi
 var placeholders = map[string][]string{
 	"weft network ls":  {"ID", "Name", "Driver", "Scope", "IPv4", "IPv6", "Internal", "Labels", "CreatedAt"},
 	"weft ps":          {"ID", "Names", "Command", "CreatedAt", "RunningFor", "Status", "State", "Networks", "Ports", "Labels"},
-	"weft endpoint ls": {"ID", "Name", "Network", "Address", "Host", "State"},
+	"weft endpoint ls": {"ID", "Name", "Network", "Address", "Host", "State", "Why"},
 	"weft host ls":     {"ID", "Name", "Advertise", "State", "Version"},
+	"weft events":      {"Type", "Action", "Actor.ID", "Time", "TimeNano"},
 	"weft import ls":   {"Network", "Name", "Address", "Host"},
 }
 
@@ -132,18 +134,23 @@ func (c *cli) filterValues(ctx context.Context, cmd *cobra.Command, key string) 
 	case "scope":
 		return []string{"local", "global"}
 	case "type":
+		if cmd.CommandPath() == "weft events" {
+			return event.Types
+		}
 		return []string{"custom", "builtin"}
+	case "event":
+		return event.Actions
 	case "dangling":
 		return []string{"true", "false"}
 	case "status":
 		return []string{"created", "running", "restarting", "exited"}
 	case "state":
-		return []string{"running", "stopped", "lost", "unknown"}
+		return []string{"running", "stopped", "detached", "lost", "unknown"}
 	case "network":
 		return c.networkNames(ctx)
 	case "host":
 		return c.hostNames(ctx)
-	case "sandbox", "before", "since":
+	case "sandbox", "container", "before", "since":
 		return c.sandboxNames(ctx, true)
 	case "name":
 		if strings.HasPrefix(cmd.CommandPath(), "weft network") {
@@ -155,13 +162,19 @@ func (c *cli) filterValues(ctx context.Context, cmd *cobra.Command, key string) 
 }
 
 func (c *cli) hostNames(ctx context.Context) []string {
+	return c.hostsThat(ctx, func(*weftv1.Host) bool { return true })
+}
+
+func (c *cli) hostsThat(ctx context.Context, is func(*weftv1.Host) bool) []string {
 	r, err := call(ctx, c, (*client).ListHosts, &weftv1.ListHostsRequest{})
 	if err != nil {
 		return nil
 	}
 	var out []string
 	for _, h := range r.Hosts {
-		out = append(out, h.Name)
+		if is(h) {
+			out = append(out, h.Name)
+		}
 	}
 	return out
 }

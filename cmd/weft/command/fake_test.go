@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	weftv1 "weft/proto/weft/v1"
@@ -37,6 +38,7 @@ type fake struct {
 	endpoints []*weftv1.Endpoint
 	sandboxes []*weftv1.Sandbox
 	hosts     []*weftv1.Host
+	events    []*weftv1.Event
 	lines     []*weftv1.LogsResponse
 	unknown   bool                                                         // what others have is not known: the store is away
 	refuse    map[string]error                                             // by the reference or name in a request
@@ -88,6 +90,11 @@ func newFake() *fake {
 			}},
 		}},
 		refuse: map[string]error{},
+		events: []*weftv1.Event{
+			{Time: created, Type: "network", Action: "connect", Id: webID, Attributes: map[string]string{"name": "web", "container": boxID, "host": hostID}},
+			{Time: timestamppb.New(created.AsTime().Add(time.Millisecond)), Type: "container", Action: "die", Id: boxID, Attributes: map[string]string{"name": "c1", "note": "a\nb"}},
+			{Time: created, Type: "events", Action: "missed"},
+		},
 		lines: []*weftv1.LogsResponse{
 			{Data: []byte("one\n"), Time: created}, {Data: []byte("bad\n"), Stderr: true, Time: created}, {Data: []byte("no "), Time: created}, {Data: []byte("end"), Time: created},
 		},
@@ -238,6 +245,11 @@ func (f *fake) Exec(s serverStream) error {
 
 func (f *fake) ListEndpoints(_ context.Context, r *weftv1.ListEndpointsRequest) (*weftv1.ListEndpointsResponse, error) {
 	out := &weftv1.ListEndpointsResponse{Endpoints: f.endpoints}
+	if r.Stale {
+		gone := proto.CloneOf(f.endpoints[1])
+		gone.Stale = "host lost for 3m0s"
+		out.Endpoints = []*weftv1.Endpoint{gone}
+	}
 	if f.unknown {
 		out.UnknownNetworks = []string{"web", "db"}
 	}
@@ -245,6 +257,49 @@ func (f *fake) ListEndpoints(_ context.Context, r *weftv1.ListEndpointsRequest) 
 }
 func (f *fake) ListHosts(_ context.Context, r *weftv1.ListHostsRequest) (*weftv1.ListHostsResponse, error) {
 	return &weftv1.ListHostsResponse{Hosts: f.hosts}, f.note(r, "list")
+}
+func (f *fake) InspectHost(_ context.Context, r *weftv1.InspectHostRequest) (*weftv1.InspectHostResponse, error) {
+	if err := f.note(r, r.Ref); err != nil {
+		return nil, err
+	}
+	for _, h := range f.hosts {
+		if h.Name != r.Ref && (r.Ref != "" || !h.Self) {
+			continue
+		}
+		out := &weftv1.InspectHostResponse{Host: h, Routes: []string{"192.0.2.0/24 via eth0"}, Certificate: "good until 2027-03-04"}
+		if h.Self {
+			out.Paths = []*weftv1.Path{{
+				HostId: oldID, Host: "h2", State: "ok", Rtt: durationpb.New(1500 * time.Microsecond), Mtu: 1450, Age: durationpb.New(3200 * time.Millisecond),
+			}}
+			out.Endpoints = f.endpoints[:1]
+		} else {
+			out.UnknownNetworks = []string{"web"}
+		}
+		return out, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "no such host: %s", r.Ref)
+}
+func (f *fake) RemoveHost(_ context.Context, r *weftv1.RemoveHostRequest) (*weftv1.RemoveHostResponse, error) {
+	return &weftv1.RemoveHostResponse{Id: oldID, Name: r.Ref, Endpoints: 2}, f.note(r, r.Ref)
+}
+func (f *fake) Events(r *weftv1.EventsRequest, s grpc.ServerStreamingServer[weftv1.Event]) error {
+	for _, q := range r.Filters {
+		if q.Key == "bad" {
+			return status.Error(codes.InvalidArgument, "invalid filter 'bad'")
+		}
+	}
+	if err := errors.Join(f.note(r, "events"), s.SendHeader(nil)); err != nil {
+		return err
+	}
+	for _, e := range f.events {
+		if err := s.Send(e); err != nil {
+			return err
+		}
+	}
+	if r.Until == nil {
+		<-s.Context().Done()
+	}
+	return nil
 }
 func (f *fake) Version(_ context.Context, r *weftv1.VersionRequest) (*weftv1.VersionResponse, error) {
 	return &weftv1.VersionResponse{

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	weftv1 "weft/proto/weft/v1"
@@ -93,63 +91,45 @@ func (c *cli) logs(ctx context.Context, r *weftv1.LogsRequest, stamps bool) erro
 		return err
 	}
 	w := &logWriter{out: c.env.Out, err: c.env.Err, stamps: stamps}
-	end := time.Now()
-	for {
-		err := w.show(ctx, a, r)
-		if err == nil || !r.Follow || !w.began || !isGone(err) {
-			return err
-		}
-		if w.shown {
-			end, w.shown = time.Now().Add(c.give), false
-		}
-		if time.Now().After(end) {
-			return err
-		}
+	if !r.Follow {
+		_, err := w.show(ctx, a, r)
+		return err
+	}
+	return c.resume(ctx, func() (bool, error) {
 		if w.last.IsValid() {
 			r.Since, r.Tail = timestamppb.New(w.last.AsTime().Add(1)), -1
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// isGone tells that the way to the agent broke.
-func isGone(err error) bool {
-	return errors.Is(err, errLost) || status.Code(err) == codes.Unavailable || status.Code(err) == codes.Canceled
+		return w.show(ctx, a, r)
+	})
 }
 
 // logWriter writes lines, each to its side.
 type logWriter struct {
-	out, err     io.Writer
-	stamps       bool
-	began, shown bool
-	last         *timestamppb.Timestamp
-	open         [2]bool // stdout, stderr: the last line there has no end yet
+	out, err io.Writer
+	stamps   bool
+	last     *timestamppb.Timestamp
+	open     [2]bool // stdout, stderr: the last line there has no end yet
 }
 
-func (w *logWriter) show(ctx context.Context, a *client, r *weftv1.LogsRequest) error {
+// show writes what the agent sends, and tells whether it has answered.
+func (w *logWriter) show(ctx context.Context, a *client, r *weftv1.LogsRequest) (answered bool, err error) {
 	stream, err := a.Logs(ctx, r)
 	if err != nil {
-		return a.said(err)
+		return false, a.said(err)
 	}
-	if h, err := stream.Header(); err == nil && h != nil { // the agent sends it before it looks for the sandbox
-		w.began, w.shown = true, true
-	}
+	answered = hasHeader(stream) // the agent sends it before it looks for the sandbox
 	for {
 		l, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
-			return nil
+			return true, nil
 		case err != nil:
-			return a.said(err)
+			return answered, a.said(err)
 		}
 		if err := w.write(l); err != nil {
-			return err
+			return true, err
 		}
-		w.last, w.shown = l.Time, true
+		w.last, answered = l.Time, true
 	}
 }
 

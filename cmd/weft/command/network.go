@@ -151,6 +151,8 @@ func (c *cli) networkDisconnect() *cobra.Command {
 	var force, live bool
 	cmd := &cobra.Command{
 		Use: "disconnect [OPTIONS] NETWORK TARGET", Short: "Disconnect a sandbox from a network", Args: exactly(2),
+		Long: `Disconnect a sandbox from a network, by the sandbox's name or ID. With -f also take away a record whose sandbox or host is gone, from any host, by
+name, sandbox ID, endpoint ID or the beginning of one; its host is told when it comes back. weft endpoint ls --stale lists such records.`,
 		Example: `  weft network disconnect web c1
   weft network disconnect -f web c1          # also where its host is gone
   weft network disconnect -f --live web c1   # also where another host runs it`,

@@ -124,11 +124,13 @@ func verboseView(r *weftv1.InspectNetworkResponse) *verboseNetwork {
 		v.VirtualAddresses = append(v.VirtualAddresses, virtualView{Alias: a.Alias, Addresses: a.Addresses, Members: listed(a.Members)})
 	}
 	for _, e := range r.Endpoints {
-		v.Endpoints = append(v.Endpoints, endpointView{
-			ID: e.Id, Name: e.Name, SandboxID: e.SandboxId, Host: e.Host, State: e.State, Addresses: e.Addresses, Aliases: e.Aliases,
-		})
+		v.Endpoints = append(v.Endpoints, endpointOf(e))
 	}
 	return v
+}
+
+func endpointOf(e *weftv1.Endpoint) endpointView {
+	return endpointView{ID: e.Id, Name: e.Name, SandboxID: e.SandboxId, Host: e.Host, State: e.State, Addresses: e.Addresses, Aliases: e.Aliases}
 }
 
 // families finds the first address of each family among CIDRs.

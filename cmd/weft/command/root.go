@@ -75,7 +75,7 @@ func (c *cli) root() *cobra.Command {
 		c.networkCommand(), c.endpointCommand(), c.hostCommand(), c.storeCommand(), c.doctorCommand(), c.backupCommand(), c.restoreCommand(), c.importCommand(),
 		c.runCommand(), c.execCommand(), c.attachCommand(), c.logsCommand(), c.psCommand(), c.inspectCommand(),
 		c.portCommand(), c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.renameCommand(), c.removeCommand(),
-		c.versionCommand(), completionCommand(), c.demoCommand(),
+		c.eventsCommand(), c.versionCommand(), completionCommand(), c.demoCommand(),
 	)
 	plainUseLines(root)
 	c.completeAll(root)
