@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X weft/agent/about.Version=$(VERSION)
 
-.PHONY: all build demo test unit sim e2e lint fuzz bench generate man install clean
+.PHONY: all build demo test unit sim e2e lint fuzz bench soak generate man install clean
 
 all: build
 
@@ -27,6 +27,11 @@ lint unit sim e2e fuzz:
 bench: build
 	./tools/test.sh deps
 	$(GO) run ./e2e/bench $(if $(JSON),--json $(JSON))
+
+# Three hosts that live with all that can happen to them, and a table of what was lost or is left. TIME=1h STORE=consul|zk HOSTS=5 SEED=N change it.
+soak: build
+	./tools/test.sh deps
+	$(GO) run ./e2e/soak $(if $(TIME),--time $(TIME)) $(if $(STORE),--store $(STORE)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(SEED),--seed $(SEED))
 
 generate:
 	$(GO) generate ./...

@@ -60,6 +60,7 @@ var allowed = map[string][]string{
 	"agent":            {"*"},
 	"e2e/lab":          {"*"},
 	"e2e/bench":        {"*"},
+	"e2e/soak":         {"*"},
 	"cmd/weftd":        {"*"},
 	"cmd/weft":         {"*", "cmd/weft/command"},
 	"cmd/weft/command": {"*", "cmd/weft/demo", "cmd/weft/table"},

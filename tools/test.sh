@@ -79,7 +79,7 @@ unit() {
   root
   servers
   echo "== unit and namespace tests, with the race detector"
-  CGO_ENABLED=1 gotests "$(go list ./... | grep -v '^weft/e2e$')" -race -timeout 15m
+  CGO_ENABLED=1 gotests "$(go list ./... | grep -vE '^weft/e2e(/soak)?$')" -race -timeout 15m
 }
 
 # Histories of whole clusters in virtual time, and broken agents that they must find. The race detector cannot take so many timers at once.
@@ -113,6 +113,10 @@ e2e() {
   for store in ${STORE:-etcd consul zk}; do
     echo "== whole hosts in namespaces, on $store"
     STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"
+    if [ "$store" = etcd ]; then
+      echo "== a short soak"
+      go test ./e2e/soak -count=1 -timeout 6m
+    fi
   done
 }
 

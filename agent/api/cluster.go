@@ -40,6 +40,7 @@ func (c *cluster) Version(ctx context.Context, _ *weftv1.VersionRequest) (*weftv
 	out := &weftv1.VersionResponse{
 		Version: a.Version, ApiVersion: Version, GoVersion: runtime.Version(), OsArch: runtime.GOOS + "/" + runtime.GOARCH,
 		HostId: string(a.HostID), ClusterId: a.ClusterID, Store: a.Store, StoreReachable: a.StoreErr == nil,
+		Goroutines: uint32(runtime.NumGoroutine()),
 	}
 	if a.StoreErr != nil {
 		out.StoreError = a.StoreErr.Error()

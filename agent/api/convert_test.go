@@ -311,6 +311,10 @@ func TestTheClusterIsShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if ver.Goroutines == 0 {
+		t.Error("no goroutines are counted")
+	}
+	ver.Goroutines = 0
 	same(t, ver, &weftv1.VersionResponse{
 		Version: "v1", ApiVersion: api.Version, GoVersion: runtime.Version(), OsArch: runtime.GOOS + "/" + runtime.GOARCH, HostId: "h1", ClusterId: "c",
 		Store: "etcd://x", StoreError: "connection refused",

@@ -5027,6 +5027,7 @@ type VersionResponse struct {
 	Store          string                 `protobuf:"bytes,7,opt,name=store,proto3" json:"store,omitempty"` // scheme and endpoints, without secrets
 	StoreReachable bool                   `protobuf:"varint,8,opt,name=store_reachable,json=storeReachable,proto3" json:"store_reachable,omitempty"`
 	StoreError     string                 `protobuf:"bytes,9,opt,name=store_error,json=storeError,proto3" json:"store_error,omitempty"`
+	Goroutines     uint32                 `protobuf:"varint,10,opt,name=goroutines,proto3" json:"goroutines,omitempty"` // of the agent: a number that grows without an end is a leak
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -5122,6 +5123,13 @@ func (x *VersionResponse) GetStoreError() string {
 		return x.StoreError
 	}
 	return ""
+}
+
+func (x *VersionResponse) GetGoroutines() uint32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
 }
 
 type WaitAppliedRequest struct {
@@ -5666,7 +5674,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x10ListHostsRequest\"8\n" +
 	"\x11ListHostsResponse\x12#\n" +
 	"\x05hosts\x18\x01 \x03(\v2\r.weft.v1.HostR\x05hosts\"\x10\n" +
-	"\x0eVersionRequest\"\x9c\x02\n" +
+	"\x0eVersionRequest\"\xbc\x02\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1f\n" +
 	"\vapi_version\x18\x02 \x01(\tR\n" +
@@ -5680,7 +5688,11 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x05store\x18\a \x01(\tR\x05store\x12'\n" +
 	"\x0fstore_reachable\x18\b \x01(\bR\x0estoreReachable\x12\x1f\n" +
 	"\vstore_error\x18\t \x01(\tR\n" +
-	"storeError\"N\n" +
+	"storeError\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\n" +
+	" \x01(\rR\n" +
+	"goroutines\"N\n" +
 	"\x12WaitAppliedRequest\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"\x15\n" +
