@@ -33,7 +33,7 @@ const steadyNet = "steady"
 // most is how many sandboxes there are at a time, and how many networks that come and go.
 const (
 	mostBoxes = 12
-	mostNets  = 3
+	mostNets  = 6
 	firstPort = 20000
 	ports     = 2000
 )
@@ -140,9 +140,9 @@ func (w *world) doTo(b *box, add func(action)) {
 	add(action{verb: doRestart, host: b.host, box: b.name})
 	for _, n := range append(slices.Sorted(maps.Keys(w.nets)), steadyNet) {
 		switch {
-		case !b.nets[n]:
+		case !b.nets[n] && len(b.nets) < 2:
 			add(action{verb: doConnect, host: b.host, box: b.name, nets: []string{n}})
-		case len(b.nets) > 1:
+		case b.nets[n] && len(b.nets) > 1:
 			add(action{verb: doDisconnect, host: b.host, box: b.name, nets: []string{n}})
 		}
 	}
