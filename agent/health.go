@@ -16,6 +16,7 @@ func (a *Agent) wireHealth() {
 	a.health = health.NewWatcher(health.Config{
 		Clock: a.clock, Peers: func() peer.Peers { return a.peers }, Sight: a.othersSeen, Changed: a.follower.Changed,
 		Host: func(id record.HostID) (*record.Host, bool) { return a.follower.Picture().Host(id) }, Turned: a.hostTurned,
+		Probe: a.probeTunnel,
 	})
 }
 

@@ -33,12 +33,12 @@ type Config struct {
 	Clock   Clock
 	Peers   func() peer.Peers // whom this host can ask now
 	Sight   func() Sight
-	Changed func() <-chan struct{}                                 // closed when what Sight shows may have changed
-	Host    func(record.HostID) (*record.Host, bool)               // its record
-	Probe   func(context.Context, record.HostID) (yes, known bool) // whether it answers through the tunnel; nil: nobody can tell
-	Turned  func(Turn)                                             // after each change of a verdict; one at a time
-	Grace   time.Duration                                          // how long a host must have been lost before it is cleared
-	Clear   func([]record.HostID)                                  // those whose grace is over; it must not block. nil: nobody clears
+	Changed func() <-chan struct{}                   // closed when what Sight shows may have changed
+	Host    func(record.HostID) (*record.Host, bool) // its record
+	Probe   func(context.Context, *record.Host) bool // whether a host answers through the tunnel, with or without its agent; nil: nobody can tell
+	Turned  func(Turn)                               // after each change of a verdict; one at a time
+	Grace   time.Duration                            // how long a host must have been lost before it is cleared
+	Clear   func([]record.HostID)                    // those whose grace is over; it must not block. nil: nobody clears
 }
 
 // Watcher looks at the store's sessions, asks where they have ended, and keeps the verdicts. Its methods may be called from any goroutine.
@@ -299,11 +299,15 @@ func (w *Watcher) askHost(ctx context.Context, id record.HostID, a *asked) {
 		a.answer = Unable
 		return
 	}
+	probe, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var probing sync.WaitGroup
 	if w.Probe != nil {
-		probing.Go(func() { a.tunnel, _ = w.Probe(ctx, id) })
+		probing.Go(func() { a.tunnel = w.Probe(probe, h) })
 	}
-	a.answer = w.hello(ctx, h)
+	if a.answer = w.hello(ctx, h); a.answer == Yes || a.answer == Anew {
+		cancel() // more need not be known
+	}
 	probing.Wait()
 }
 
