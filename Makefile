@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X weft/agent/about.Version=$(VERSION)
 
-.PHONY: all build demo test unit sim e2e lint fuzz bench soak generate man install clean
+.PHONY: all build demo test unit sim e2e lint fuzz bench upgrade soak generate man install clean
 
 all: build
 
@@ -32,6 +32,14 @@ bench: build
 soak: build
 	./tools/test.sh deps
 	$(GO) run ./e2e/soak $(if $(TIME),--time $(TIME)) $(if $(STORE),--store $(STORE)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(SEED),--seed $(SEED))
+# A hundred restarts under traffic, of which every second is an upgrade or a downgrade: the other version is the commit FROM.
+FROM ?= 2d4fa82
+upgrade: build
+	./tools/test.sh deps
+	rm -rf bin/from && git worktree prune && git worktree add -q --detach bin/from $(FROM)
+	cd bin/from && $(GO) build -trimpath -o ../other/ ./cmd/weftd
+	git worktree remove --force bin/from
+	$(GO) run ./e2e/bench --only restart --other bin/other/weftd
 
 generate:
 	$(GO) generate ./...

@@ -200,6 +200,7 @@ func (m *member) run(ctx context.Context) {
 			m.set(nil, err)
 			select {
 			case <-m.clock.After(wait):
+			case <-m.look: // what kept it may be over
 			case <-ctx.Done():
 			}
 			wait = min(2*wait, lastJoinWait)

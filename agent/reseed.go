@@ -79,11 +79,15 @@ func (a *Agent) knowledge() registry.Knowledge {
 
 // retell tells a store that is being reseeded by another host what this one knows, as long as the store is not believed.
 func (a *Agent) retell(ctx context.Context) {
-	told := ""
+	told, doubted := "", false
 	for {
 		changed := a.follower.Changed()
 		var again <-chan time.Time
-		if a.follower.Doubt() != nil {
+		before := doubted
+		if doubted = a.follower.Doubt() != nil; before && !doubted {
+			a.member.lookAgain() // this host is a member again as soon as it can be
+		}
+		if doubted {
 			changed, again = nil, a.clock.After(retellEvery)
 			told = a.retellOnce(ctx, told)
 		}

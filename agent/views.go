@@ -67,7 +67,11 @@ func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.N
 		return v
 	}
 	peers := map[record.HostID]bool{}
+	gone := a.givenUp(ctx, net)
 	for ep := range net.Endpoints() {
+		if gone[ep.ID] {
+			continue
+		}
 		v.Endpoints = append(v.Endpoints, a.endpointView(p, ep))
 		peers[ep.Host] = true
 	}
@@ -79,6 +83,28 @@ func (a *Agent) networkView(ctx context.Context, p *record.Snapshot, n *record.N
 	}
 	v.VIPs = vipViews(net, v.Endpoints)
 	return v
+}
+
+// givenUp are the endpoints of this host that its journal knows as released, and that the store has still: it has not heard of it, or is away.
+func (a *Agent) givenUp(ctx context.Context, net *record.Net) map[record.EndpointID]bool {
+	self, mine := a.member.identity().Host, map[record.EndpointID]bool{}
+	for ep := range net.Endpoints() {
+		if s, here := a.boxes.get(ep.Sandbox); ep.Host == self && (!here || !hasEndpoint(s, ep.ID)) {
+			mine[ep.ID] = true
+		}
+	}
+	if len(mine) == 0 {
+		return nil
+	}
+	released, err := a.journal.Releases(ctx)
+	if err != nil {
+		return nil // it is shown as the store has it
+	}
+	out := map[record.EndpointID]bool{}
+	for _, r := range released {
+		out[r.Endpoint] = mine[r.Endpoint]
+	}
+	return out
 }
 
 // isUsed tells whether a sandbox of this host is attached to a network, or is to be at its next start.

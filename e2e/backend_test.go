@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -96,6 +97,18 @@ func (b *backend) down() {
 func (b *backend) lose() {
 	b.c.t.Helper()
 	must(b.c.t, b.server.Members[0].Lose())
+}
+
+// save copies what the server, which is down, has on its disk; the returned function puts it in the place of what is there then.
+func (b *backend) save() (putBack func()) {
+	b.c.t.Helper()
+	dir, copied := b.server.Members[0].Dir, filepath.Join(b.c.t.TempDir(), "old")
+	must(b.c.t, os.CopyFS(copied, os.DirFS(dir)))
+	return func() {
+		b.c.t.Helper()
+		b.lose()
+		must(b.c.t, os.CopyFS(dir, os.DirFS(copied)))
+	}
 }
 
 func (b *backend) up() {

@@ -20,6 +20,7 @@ import (
 type config struct {
 	Dir      string
 	Weftd    string
+	Other    string        // another version's agent, for the part "restart"; "": the same
 	Only     []string      // parts; none: all
 	Stores   []server.Kind // none: all
 	Quick    bool
@@ -64,6 +65,7 @@ func parts() []part {
 		{"idle", "what idle agents ask of the store", true, true, (*bench).measureIdle},
 		{"attach", "attach and detach", true, true, (*bench).measureAttach},
 		{"propagation", "from an attach on one host to an answer on another", true, true, (*bench).measurePropagation},
+		{"restart", "packets lost while an agent is restarted", true, true, (*bench).measureRestart},
 		{"dns", "names", true, false, (*bench).measureDNS},
 		{"path", "throughput, request and response", true, false, (*bench).measurePath},
 		{"vip", "connections through an alias with a virtual address", true, false, (*bench).measureVIP},
@@ -138,7 +140,7 @@ func measureOn(ctx context.Context, cfg config, kind server.Kind, report *Report
 }
 
 // partTime bounds one part: a wait that never ends must not leave hosts behind.
-const partTime = 3 * time.Minute
+const partTime = 6 * time.Minute
 
 func (b *bench) runPart(ctx context.Context, p part) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, partTime, errors.New("this part took too long"))

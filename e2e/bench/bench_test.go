@@ -70,7 +70,7 @@ func TestEveryPartHasItsRows(t *testing.T) {
 	each := []string{
 		"two-key transaction", "the same by 64 callers", "put → event, 10 keys", "put → event, 100 keys", "requests of an idle agent, 5 networks",
 		"attach, whole (later ones)", "attach, whole (first of its network)", "detach, answer to the caller", "detach, the last of its network here",
-		"run -d, whole", "attach on a → name resolves on b", "attach on a → name and TCP on b", "address in the first answer takes TCP",
+		"an agent's start to its first answer", "run -d, whole", "attach on a → name resolves on b", "attach on a → name and TCP on b", "address in the first answer takes TCP",
 	}
 	for store, rows := range map[string][]string{
 		"consul": each, "zk": each,

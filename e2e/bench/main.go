@@ -49,6 +49,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	fs.StringVar(&cfg.Weftd, "weftd", filepath.Join("bin", "weftd"), "the agent's `program`; the command is beside it")
 	fs.StringVar(&only, "only", "", "comma-separated `parts` to measure: "+strings.Join(partNames(), ", "))
 	fs.StringVar(&stores, "stores", "", "comma-separated `stores` to measure on: etcd, consul, zk")
+	fs.StringVar(&cfg.Other, "other", "", "an agent's `program` of another version: with --only restart, every second start is an upgrade or a downgrade")
 	fs.BoolVar(&cfg.Quick, "quick", false, "few samples: whether it works, not how fast it is")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -62,6 +63,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		}
 	}
 	var err error
+	if cfg.Other != "" {
+		if cfg.Other, err = filepath.Abs(cfg.Other); err != nil {
+			return err
+		}
+	}
 	if cfg.Weftd, err = filepath.Abs(cfg.Weftd); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type Host struct {
 	Args       []string            // more options of weftd, after those of the lab
 	Env        []string            // more of its environment
 	Credential *syscall.Credential // nil: root
+	Weftd      string              // the agent's program at the next start; "": the lab's
 	StateDir   string              // as the next start of weftd has it
 	VTEP       netip.Addr          // the zero Addr: the host's address
 
@@ -107,7 +109,7 @@ func (h *Host) command() (*exec.Cmd, error) {
 		"--name", h.Name, "--cluster-advertise", "eth0",
 	}
 	args = append(args, h.lab.cfg.Store.Args(h)...)
-	cmd := exec.Command(h.lab.cfg.Weftd, append(args, h.Args...)...)
+	cmd := exec.Command(cmp.Or(h.Weftd, h.lab.cfg.Weftd), append(args, h.Args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(plainEnv(), h.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.Credential}

@@ -52,6 +52,9 @@ func (c *cli) prune(ctx context.Context, asked []*weftv1.Filter, choose func(*we
 	if err != nil {
 		return err
 	}
+	if err := c.sayUnknown(ctx); err != nil {
+		return err
+	}
 	var ids []string
 	names := map[string]string{}
 	for _, n := range out.Networks {
@@ -72,6 +75,24 @@ func (c *cli) prune(ctx context.Context, asked []*weftv1.Filter, choose func(*we
 		err = errors.Join(err, writeErr)
 	}
 	return err
+}
+
+// sayUnknown names the networks that are left alone because nobody can tell now whether they are used.
+func (c *cli) sayUnknown(ctx context.Context) error {
+	out, err := call(ctx, c, (*client).ListNetworks, &weftv1.ListNetworksRequest{Filters: []*weftv1.Filter{{Key: "type", Value: "custom"}}})
+	if err != nil {
+		return err
+	}
+	var unknown []string
+	for _, n := range out.Networks {
+		if n.EndpointCount < 0 {
+			unknown = append(unknown, n.Name)
+		}
+	}
+	if len(unknown) > 0 {
+		fmt.Fprintf(c.env.Err, "WARNING: %s: not looked at, since the cluster store is not reachable\n", strings.Join(unknown, ", "))
+	}
+	return nil
 }
 
 // pruneFilter is the part of the filters that the agent does not know.
