@@ -32,6 +32,7 @@ bench: build
 soak: build
 	./tools/test.sh deps
 	$(GO) run ./e2e/soak $(if $(TIME),--time $(TIME)) $(if $(STORE),--store $(STORE)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(SEED),--seed $(SEED))
+
 # A hundred restarts under traffic, of which every second is an upgrade or a downgrade: the other version is the commit FROM.
 FROM ?= 2d4fa82
 upgrade: build
