@@ -32,7 +32,7 @@ func TestAHostComesBackAfterItWasCleared(t *testing.T) {
 		}
 		return nil
 	})
-	other := h3.box("taken", "web").echo() // the name
+	other := h3.box("taken", "web", "--ip", "10.1.0.70").echo() // the name
 	third := h3.box("dynamic2", "web", "--ip", was["dynamic"]).echo()
 	fourth := h3.box("fourth", "web", "--ip", "10.1.0.60").echo()
 	if n := saying([]*host{h1, h3}, `event="host clear"`); n != 1 {
