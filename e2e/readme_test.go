@@ -110,6 +110,10 @@ func TestReadmeTour(t *testing.T) {
 			h.awaitJoined()
 			continue
 		}
+		if l.line == "poweroff -f" {
+			must(t, h.PowerOff(within(t, patience)))
+			continue
+		}
 		got := h.shell(l.line)
 		if !pattern(l.answer).MatchString(got) {
 			t.Errorf("%s$ %s\nprinted\n%swant\n%s", l.host, l.line, got, strings.Join(l.answer, "\n"))
