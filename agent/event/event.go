@@ -50,7 +50,8 @@ const (
 
 // Actions are those that can be asked for.
 var Actions = []string{
-	Alive, Away, Back, Clear, Connect, Create, Destroy, Detached, Die, Disconnect, Isolate, Lost, Refuse, Remove, Rename, Reseed, Start,
+	Alive, Ambiguous, Away, Back, Clear, Connect, Create, Destroy, Detached, Die, Disconnect, Isolate, Lost, NoTunnel, Refuse, Remove, Rename, Reseed,
+	Start, Tunnel,
 }
 
 // Event is one thing that has happened. Time is this host's, and says nothing about another host's.
