@@ -60,7 +60,9 @@ func (a *Agent) clearHost(ctx context.Context, id record.HostID, how registry.Fe
 	}
 	how.Busy = func(by record.HostID) bool { return a.sessionLasts(a.follower.Picture(), by) }
 	name := a.hostName(id)
-	f, err := a.registry.FenceHost(ctx, as, id, how)
+	fencing, cancel := context.WithTimeout(ctx, callTimeout) // what was decided on is not true for longer: the host may come back
+	defer cancel()
+	f, err := a.registry.FenceHost(fencing, as, id, how)
 	if err != nil || f == nil {
 		return 0, err
 	}

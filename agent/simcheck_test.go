@@ -303,6 +303,9 @@ func (w *simWorld) insisted(ep record.EndpointID) bool {
 func (w *simWorld) cleared(t store.Txn) {
 	for _, o := range t.Then {
 		c := &record.Cleared{}
+		if f := (&record.Fence{}); strings.HasPrefix(o.Key.Name, "fences/") && !o.Delete && record.Decode(o.Value, f) == nil {
+			w.fenced(f)
+		}
 		if strings.HasPrefix(o.Key.Name, "fences/") || strings.HasPrefix(o.Key.Name, "cleared/") && !o.Delete && record.Decode(o.Value, c) == nil {
 			w.mu.Lock()
 			w.taken[c.Endpoint] = true

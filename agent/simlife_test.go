@@ -157,6 +157,7 @@ func (h *simHost) start() *simLife {
 		mutate(&m)
 	}
 	l.agent = newAgent(cfg, h.world.log.With("host", h.name, "life", l.number), m)
+	l.agent.peers = simPeers{l}
 	if mutate := h.world.mutation.life; mutate != nil {
 		mutate(l.agent)
 	}

@@ -44,6 +44,8 @@ var simSteps = []simStep{
 	{2, (*simWorld).rebootHost},
 	{3, (*simWorld).cutStore},
 	{6, (*simWorld).reachStore},
+	{2, (*simWorld).partHosts},
+	{2, (*simWorld).joinHosts},
 	{1, (*simWorld).hangStore},
 	{1, (*simWorld).takeStoreAway},
 	{4, (*simWorld).forgetOutcome},

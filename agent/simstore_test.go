@@ -21,7 +21,7 @@ type simStore struct {
 
 // reach is the way to the store.
 func (s simStore) reach(ctx context.Context) error {
-	if err := sleep(ctx, s.lag(2*time.Millisecond)); err != nil {
+	if err := sleep(ctx, s.lag(s.host.world.far())); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnreachable, err)
 	}
 	for s.host.hang.Load() {
@@ -58,7 +58,7 @@ func (s simStore) Txn(ctx context.Context, t store.Txn) (rev store.Rev, err erro
 		return 0, err
 	}
 	if err := s.write(func() {
-		rev, err = s.Client.Txn(ctx, s.host.world.altered(t))
+		rev, err = s.Client.Txn(ctx, s.host.world.altered(withKeys(t)))
 		if err == nil || errors.Is(err, store.ErrUnknown) {
 			s.host.world.cleared(t)
 			s.host.world.written()
@@ -66,7 +66,7 @@ func (s simStore) Txn(ctx context.Context, t store.Txn) (rev store.Rev, err erro
 	}); err != nil {
 		return 0, err
 	}
-	if sleep(ctx, s.lag(2*time.Millisecond)) != nil || s.host.hang.Load() {
+	if sleep(ctx, s.lag(s.host.world.far())) != nil || s.host.hang.Load() {
 		return 0, fmt.Errorf("no answer: %w", store.ErrUnknown)
 	}
 	return rev, err

@@ -52,6 +52,10 @@ type simWorld struct {
 	away    bool // the store, for everybody
 	cuts    map[*simHost]bool
 	taken   map[record.EndpointID]bool   // endpoints that others have cleared
+	parts   map[[2]*simHost]bool         // hosts that cannot reach each other
+	silent  map[record.HostID]absence    // the last of each host
+	before  map[record.HostID]absence    // and the one before
+	fences  map[record.HostID]uint64     // incarnations that were cleared
 	touched map[string]int               // sandboxes' names, by how many commands that change them are under way
 	sure    map[record.SandboxID]promise // what users were told, and nobody has undone
 	changes int                          // of what can be reached
@@ -64,12 +68,14 @@ type mutation struct {
 	txn     func(store.Txn) store.Txn
 	machine func(*machine)
 	life    func(*Agent)
+	far     time.Duration // how long a way to the store may take; 0: as the seed says
 }
 
 func newSimWorld(seed uint64, dir string, log *slog.Logger, m mutation) *simWorld {
 	w := &simWorld{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 6)), dir: dir, log: log, store: memory.New(), begun: time.Now(), mutation: m, cuts: map[*simHost]bool{},
-		taken: map[record.EndpointID]bool{}, touched: map[string]int{}, sure: map[record.SandboxID]promise{},
+		parts: map[[2]*simHost]bool{}, silent: map[record.HostID]absence{}, before: map[record.HostID]absence{},
+		fences: map[record.HostID]uint64{}, taken: map[record.EndpointID]bool{}, touched: map[string]int{}, sure: map[record.SandboxID]promise{},
 	}
 	for i := range 2 + w.rng.IntN(3) {
 		h := &simHost{
@@ -87,6 +93,14 @@ func (w *simWorld) altered(t store.Txn) store.Txn {
 		return t
 	}
 	return w.mutation.txn(t)
+}
+
+// far is how long a way to the store takes at most: near or far, by the seed. What was chosen on the way may be taken when it arrives.
+func (w *simWorld) far() time.Duration {
+	if w.mutation.far > 0 {
+		return w.mutation.far
+	}
+	return []time.Duration{2 * time.Millisecond, 2 * time.Millisecond, 30 * time.Millisecond}[w.seed%3]
 }
 
 // tell adds a line to the history.
@@ -144,6 +158,11 @@ func (w *simWorld) unreached(h *simHost, since int) (now int, yes bool) {
 func simulate(t *testing.T, seed uint64, steps int, dir string, log *slog.Logger, m mutation) (wrong, story []string) {
 	synctest.Test(t, func(*testing.T) {
 		w := newSimWorld(seed, dir, log, m)
+		ctx, cancel := context.WithCancel(context.Background())
+		var sessions sync.WaitGroup
+		sessions.Go(func() { w.watchSessions(ctx) })
+		defer sessions.Wait()
+		defer cancel()
 		defer w.end()
 		for _, h := range w.hosts {
 			h.start()
@@ -189,7 +208,7 @@ func (w *simWorld) end() {
 // heal ends all faults; what was broken stays for the agents to put right.
 func (w *simWorld) heal() {
 	w.tell("all faults end")
-	w.link(func() { w.away = false; clear(w.cuts) })
+	w.link(func() { w.away = false; clear(w.cuts); clear(w.parts) })
 	w.mu.Lock()
 	kept := w.kept
 	w.mu.Unlock()
