@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -259,7 +260,10 @@ func TestAnAgentIsKilledAtRandomMoments(t *testing.T) {
 	if raceEnabled {
 		rounds = 4
 	}
-	t.Logf("seed %d", seed)
+	if n, err := strconv.Atoi(os.Getenv("KILLS")); err == nil {
+		rounds = n
+	}
+	t.Logf("seed %d, %d kills", seed, rounds)
 	r := rand.New(rand.NewPCG(seed, 0))
 	for round := range rounds {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -141,13 +142,40 @@ func (j *Journal) Identity(ctx context.Context) (Identity, error) {
 	return id, nil
 }
 
-// SetIdentity writes the identity.
+// SetIdentity writes the identity. Fields that a later version has written beside it stay: they count again after the next upgrade.
 func (j *Journal) SetIdentity(ctx context.Context, id Identity) error {
-	b, err := json.Marshal(id)
+	b, err := j.withUnknown(ctx, id)
 	if err != nil {
-		return fmt.Errorf("write this host's identity: %w", err)
+		return fmt.Errorf("write this host's identity to the state directory %s: %w", j.dir, err)
 	}
 	return j.write(ctx, "this host's identity", store.Put(store.Key{Partition: selfPartition, Name: identityName}, b))
+}
+
+// withUnknown is an identity's stored form, with what is stored beside it and is no field of this version's.
+func (j *Journal) withUnknown(ctx context.Context, id Identity) ([]byte, error) {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return nil, err
+	}
+	e, err := j.store.Get(ctx, store.Key{Partition: selfPartition, Name: identityName})
+	if errors.Is(err, store.ErrNotFound) {
+		return b, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]json.RawMessage{}
+	if json.Unmarshal(e.Value, &fields) != nil {
+		return b, nil // in what cannot be read there is nothing to keep
+	}
+	for f := range reflect.TypeFor[Identity]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		delete(fields, name)
+	}
+	if err := json.Unmarshal(b, &fields); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
 }
 
 // Sandboxes returns all sandboxes. Those whose records are corrupt are named in errs and left out.

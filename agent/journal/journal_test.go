@@ -186,6 +186,52 @@ func TestTheIdentityOutlivesTheAgent(t *testing.T) {
 	}
 }
 
+// Given a journal that a later version has written (testdata/later.json: what it knows more is called later), when this version reads it and writes
+// what it changes, then what it does not know is there for the next upgrade.
+func TestAJournalOfALaterVersionIsKept(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join("testdata", "later.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var later struct{ Identity, Sandbox json.RawMessage }
+	if err := json.Unmarshal(raw, &later); err != nil {
+		t.Fatal(err)
+	}
+	j, s := open(t, t.TempDir())
+	self, box := store.Key{Partition: "self", Name: "identity"}, store.Key{Partition: "sandboxes", Name: strings.Repeat("a", 64)}
+	if _, err := s.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(self, later.Identity), store.Put(box, later.Sandbox)}}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := j.Identity(t.Context())
+	if err != nil || id.Host != "h" || id.Session != "1f" {
+		t.Fatalf("%+v, %v", id, err)
+	}
+	id.Incarnation, id.Session = 8, ""
+	all, corrupt, err2 := j.Sandboxes(t.Context())
+	if err2 != nil || len(corrupt) > 0 || len(all) != 1 {
+		t.Fatalf("%v, %v, %v", all, corrupt, err2)
+	}
+	next := *all[0]
+	next.Name = "renamed"
+	if err := errors.Join(j.SetIdentity(t.Context(), id), j.PutSandbox(t.Context(), &next)); err != nil {
+		t.Fatal(err)
+	}
+	for k, want := range map[store.Key]map[string]string{
+		self: {"later": `{"x":1}`, "incarnation": "8", "session": ""}, box: {"later": `["y"]`, "name": `"renamed"`},
+	} {
+		e, err := s.Get(t.Context(), k)
+		fields := map[string]json.RawMessage{}
+		if err := errors.Join(err, json.Unmarshal(e.Value, &fields)); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range want {
+			if got := string(fields[name]); got != v {
+				t.Errorf("%s: %s is %s, want %s", k, name, got, v)
+			}
+		}
+	}
+}
+
 func TestACorruptIdentityIsSaidAndNotReplaced(t *testing.T) {
 	c := memory.New().Client()
 	defer func() { _ = c.Close() }()
