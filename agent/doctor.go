@@ -49,6 +49,8 @@ func (a *Agent) examinations(quick bool) []examination {
 	return []examination{
 		{"the store", a.examineStore},
 		{"the tunnels to other hosts", func(ctx context.Context) []doctor.Check { return a.examineTunnels(ctx, quick) }},
+		{"this host", a.examineHost},
+		{"routes and tunnels of others", a.examineNeighbours},
 		{"the firewalls of this host", func(context.Context) []doctor.Check { return doctor.Firewalls(a.obstacles()) }},
 		{"the records", func(ctx context.Context) []doctor.Check { return a.examineRecords(ctx, quick) }},
 		{"the kernel", a.examineKernel},

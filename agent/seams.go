@@ -78,6 +78,7 @@ type host interface {
 	Routes() ([]kernel.HostRoute, error)
 	HostLink(name string) (l kernel.HostLink, taken bool, err error)
 	HasTable(ctx context.Context, link string) (bool, error)
+	ForeignVXLANs(ctx context.Context) ([]kernel.ForeignVXLAN, error)
 	Obstacles(ctx context.Context, mark uint32, six bool) ([]string, error)
 	FlushUDP(fs []kernel.UDPForward) error
 }

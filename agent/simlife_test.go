@@ -380,6 +380,7 @@ func (k simKernel) Routes() ([]kernel.HostRoute, error)               { return n
 func (k simKernel) HostLink(string) (kernel.HostLink, bool, error) {
 	return kernel.HostLink{}, false, nil
 }
-func (k simKernel) HasTable(context.Context, string) (bool, error)            { return false, nil }
-func (k simKernel) FlushUDP([]kernel.UDPForward) error                        { return nil }
-func (k simKernel) Obstacles(context.Context, uint32, bool) ([]string, error) { return nil, nil }
+func (k simKernel) HasTable(context.Context, string) (bool, error)               { return false, nil }
+func (k simKernel) FlushUDP([]kernel.UDPForward) error                           { return nil }
+func (k simKernel) Obstacles(context.Context, uint32, bool) ([]string, error)    { return nil, nil }
+func (k simKernel) ForeignVXLANs(context.Context) ([]kernel.ForeignVXLAN, error) { return nil, nil }

@@ -3,9 +3,13 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"weft/e2e/lab"
 )
 
 // check is one of `weft doctor`'s.
@@ -56,7 +60,6 @@ func TestDoctorFindsASoundClusterWell(t *testing.T) {
 	h1.box("f", "one")
 	h1.box("g", "bridge")
 	c.well()
-	t.Log(h1.weft("doctor"))
 }
 
 // found returns a check of a name on a subject.
@@ -119,4 +122,67 @@ func TestDoctorFindsAMTUBlackHole(t *testing.T) {
 	h2.complains(20*time.Second, "mtu", h1.Name, "those that come back vanish", "run weft doctor there")
 	h2.does("nft", "delete", "table", "netdev", "others")
 	c.well()
+}
+
+// What others have put in weft's way is named, with what to do; and so is a store that is away.
+func TestDoctorFindsWhatIsInTheWay(t *testing.T) {
+	t.Parallel()
+	c, store := upWithStore(t)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
+	a := h1.box("a", "web")
+	h2.box("b", "web")
+	c.well()
+
+	h1.does("ip", "route", "add", "10.1.0.128/25", "dev", "eth0")
+	h1.complains(settle, "routes", "web", "overlaps this host's route to 10.1.0.128/25 by eth0", "ip route del 10.1.0.128/25 dev eth0")
+	h1.does("ip", "route", "del", "10.1.0.128/25", "dev", "eth0")
+
+	h1.does("ip", "link", "add", "vx9", "type", "vxlan", "id", "9", "dstport", "4789", "nolearning")
+	h1.complains(settle, "vxlan", "vx9", "VNI 9, uses UDP port 4789", "ip link del vx9")
+	h1.does("ip", "link", "del", "vx9")
+
+	h1.does("nft", "add table inet strict; add chain inet strict f { type filter hook forward priority 0; policy drop; }")
+	h1.complains(settle, "firewall", "", "chain f of nftables table inet strict drops", "nft insert rule inet strict f")
+	h1.does("nft", "delete", "table", "inet", "strict")
+
+	must(t, lab.Within(a.netns, func() error { return exec.Command("nft", "add table ip own; add chain ip own out { type filter hook output priority 0; }; add rule ip own out udp dport 53 drop").Run() }))
+	h1.complains(patience, "names", "web", "no answer from the resolver of a", "port 53")
+	must(t, lab.Within(a.netns, func() error { return exec.Command("nft", "delete", "table", "ip", "own").Run() }))
+	c.well()
+
+	store.down()
+	h1.complains(patience, "store", "", "does not answer", "weft store status")
+	store.up()
+	eventually(t, 2*time.Minute, func() error {
+		if r := h1.try("doctor", "-q"); r.Code != 0 {
+			return fmt.Errorf("%s", r.Stdout)
+		}
+		return nil
+	})
+}
+
+// How long it takes where all is well.
+func TestDoctorIsQuick(t *testing.T) {
+	t.Parallel()
+	c := up(t)
+	h1 := c.hosts[0]
+	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
+	for i, h := range c.hosts {
+		h.box(fmt.Sprintf("b%d", i), "web")
+	}
+	c.well()
+	for what, bound := range map[string]time.Duration{"": 3 * time.Second, "--quick": 1500 * time.Millisecond} {
+		var took []time.Duration
+		for range 7 {
+			began := time.Now()
+			h1.weft(strings.Fields("doctor -q " + what)...)
+			took = append(took, time.Since(began).Round(time.Millisecond))
+		}
+		slices.Sort(took)
+		t.Logf("doctor %s: %v", what, took)
+		if took[3] > bound {
+			t.Errorf("doctor %s takes %s", what, took[3])
+		}
+	}
 }

@@ -33,6 +33,7 @@ type fake struct {
 	weftv1.UnimplementedClusterServer
 	fakeStores
 	fakeImport
+	fakeDoctor
 
 	networks  []*weftv1.Network
 	endpoints []*weftv1.Endpoint
