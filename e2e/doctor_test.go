@@ -146,7 +146,9 @@ func TestDoctorFindsWhatIsInTheWay(t *testing.T) {
 	h1.complains(settle, "firewall", "", "chain f of nftables table inet strict drops", "nft insert rule inet strict f")
 	h1.does("nft", "delete", "table", "inet", "strict")
 
-	must(t, lab.Within(a.netns, func() error { return exec.Command("nft", "add table ip own; add chain ip own out { type filter hook output priority 0; }; add rule ip own out udp dport 53 drop").Run() }))
+	must(t, lab.Within(a.netns, func() error {
+		return exec.Command("nft", "add table ip own; add chain ip own out { type filter hook output priority 0; }; add rule ip own out udp dport 53 drop").Run()
+	}))
 	h1.complains(patience, "names", "web", "no answer from the resolver of a", "port 53")
 	must(t, lab.Within(a.netns, func() error { return exec.Command("nft", "delete", "table", "ip", "own").Run() }))
 	c.well()
