@@ -2,12 +2,15 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"weft/agent/event"
 	"weft/agent/peer"
+	"weft/identity"
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -112,3 +115,44 @@ type steppedClock struct{ now time.Time }
 
 func (c *steppedClock) Now() time.Time                       { return c.now }
 func (c *steppedClock) After(time.Duration) <-chan time.Time { return nil }
+
+// A certificate is worth what the host's record is worth: none without one, and none with another key than the record's.
+func TestWhoIsAMember(t *testing.T) {
+	t.Parallel()
+	p := record.Empty()
+	named := identity.Named{ID: "a"}
+	if _, err := memberIn(p, named, "k1"); !errors.Is(err, peer.ErrUnsettled) {
+		t.Errorf("before the first picture: %v", err)
+	}
+	var puts []store.Entry
+	for _, h := range []*record.Host{
+		{ID: "a", Name: "alpha", Advertise: "192.0.2.1:2376", VTEP: netip.MustParseAddr("192.0.2.1"), Incarnation: 1, PublicKey: "k1"},
+		{ID: "b", Name: "beta", Advertise: "192.0.2.2:2376", VTEP: netip.MustParseAddr("192.0.2.2"), Incarnation: 1},
+	} {
+		b, err := record.Encode(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		puts = append(puts, store.Entry{Key: record.HostKey(h.ID), Value: b, Rev: 3})
+	}
+	p = p.Apply(store.Meta, store.Batch{Rev: 3, Resync: true, Puts: puts})
+	for name, tc := range map[string]struct {
+		named identity.Named
+		print string
+		want  record.HostID
+		words string
+	}{
+		"by its ID and key":             {named, "k1", "a", ""},
+		"with another key":              {named, "k2", "", "another key"},
+		"a record that tells no key":    {identity.Named{ID: "b"}, "k9", "b", ""},
+		"by the name, of a foreign PKI": {identity.Named{DNS: []string{"BETA"}}, "k9", "b", ""},
+		"by the address":                {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k1", "a", ""},
+		"by the address, another key":   {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k2", "", "another key"},
+		"removed":                       {identity.Named{ID: "c"}, "k1", "", "not in the cluster"},
+		"nobody's name":                 {identity.Named{DNS: []string{"gamma"}}, "k1", "", "not in the cluster"},
+	} {
+		if id, err := memberIn(p, tc.named, tc.print); id != tc.want || (err == nil) != (tc.words == "") || err != nil && !strings.Contains(err.Error(), tc.words) {
+			t.Errorf("%s: %q, %v", name, id, err)
+		}
+	}
+}

@@ -89,9 +89,29 @@ func (a *Agent) answerPeers(ctx context.Context) error {
 	})
 }
 
+// newsPatience is how long a host that the picture does not have is waited for: its own picture may be newer than this one's.
+const newsPatience = time.Second
+
 // memberNamed returns the host of the cluster that a certificate names.
-func (a *Agent) memberNamed(n identity.Named, print string) (record.HostID, error) {
-	p := a.follower.Picture()
+func (a *Agent) memberNamed(ctx context.Context, n identity.Named, print string) (record.HostID, error) {
+	ctx, cancel := context.WithTimeout(ctx, newsPatience)
+	defer cancel()
+	for {
+		changed := a.follower.Changed()
+		id, err := memberIn(a.follower.Picture(), n, print)
+		if err == nil {
+			return id, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", err
+		}
+	}
+}
+
+// memberIn finds the host of a picture that a certificate names. It is pure.
+func memberIn(p *record.Snapshot, n identity.Named, print string) (record.HostID, error) {
 	if p.Rev(store.Meta) == 0 {
 		return "", peer.ErrUnsettled
 	}

@@ -83,7 +83,7 @@ func (c *cluster) remove(id record.HostID) {
 	delete(c.members, id)
 }
 
-func (c *cluster) member(n identity.Named, _ string) (record.HostID, error) {
+func (c *cluster) member(_ context.Context, n identity.Named, _ string) (record.HostID, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.members[record.HostID(n.ID)] {

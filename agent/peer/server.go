@@ -44,7 +44,7 @@ type ServerConfig struct {
 	Enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
 	// Member returns the host of the cluster that a certificate names, whose key has the given print (identity.Print). Its error says why that is none;
 	// ErrUnsettled: nobody knows yet.
-	Member func(n identity.Named, print string) (record.HostID, error)
+	Member func(ctx context.Context, n identity.Named, print string) (record.HostID, error)
 	// Refused hears of everyone who was not let in: host is "" where it is not known.
 	Refused func(host record.HostID, from net.Addr, why error)
 	// Forwarded are more services, for hosts of the cluster only, with the interceptors that all calls but Enrolment pass.
@@ -164,7 +164,7 @@ func (g *guard) admit(ctx context.Context, method string) (context.Context, erro
 		g.Refused("", p.Addr, err)
 		return nil, status.Errorf(codes.Unauthenticated, "this agent answers hosts of its cluster only: %v", err)
 	}
-	id, err := g.Member(named, identity.PrintOf(info.State))
+	id, err := g.Member(ctx, named, identity.PrintOf(info.State))
 	switch {
 	case errors.Is(err, ErrUnsettled):
 		return nil, status.Error(codes.Unavailable, err.Error())
