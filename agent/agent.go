@@ -109,7 +109,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	err = newAgent(cfg, log, thisMachine(k)).live(ctx)
+	err = newAgent(cfg, log, withFailpoints(thisMachine(k), cfg)).live(ctx)
 	return errors.Join(err, k.Close())
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -67,8 +68,7 @@ func (l *lane) run(ctx context.Context) {
 		ops := l.queue
 		l.queue = nil
 		l.mu.Unlock()
-		// Ports before their bridge, a bridge before its namespace.
-		slices.SortFunc(ops, func(a, b kernel.Op) int { return b.Obj.Compare(a.Obj.Key) })
+		slices.SortFunc(ops, inLane)
 		errs := l.exec.Apply(ctx, ops)
 		gone := make([]kernel.Object, len(ops))
 		for i, o := range ops {
@@ -82,6 +82,17 @@ func (l *lane) run(ctx context.Context) {
 		l.mu.Unlock()
 		signal(l.done)
 	}
+}
+
+// inLane is the order of deletes: ports before their bridge, a bridge before its namespace, and what guards a port after it.
+func inLane(a, b kernel.Op) int {
+	guard := func(o kernel.Op) int {
+		if o.Obj.Kind == kernel.KindElement {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(guard(a)-guard(b), b.Obj.Compare(a.Obj.Key))
 }
 
 // signal wakes the one who waits on a channel of size 1.

@@ -34,6 +34,7 @@ type loop struct {
 	have    map[record.NetworkID]kernel.State // by the network that wants it; hostPart for what is for all
 	shown   map[record.NetworkID]*record.Net  // the endpoints that have was rendered from
 	balance map[record.NetworkID]string       // what balances in it
+	here    map[record.NetworkID]bool         // the networks that the host's part was rendered for, with ports in the kernel or without
 	leaving map[string]bool                   // what the objects in the lane hold, and no other can have yet
 	waiting []request                         // until the lane is done
 	early   []request                         // until all may be written
@@ -220,7 +221,7 @@ func (l *loop) built(id record.NetworkID) bool { return len(l.have[id]) > 0 }
 
 // due lists the networks to look at: those that changed, those that failed and may be tried again, those that began or ended here.
 func (l *loop) due(v view, d follow.Dirty) []record.NetworkID {
-	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart)}
+	due := map[record.NetworkID]bool{hostPart: d.Meta || !l.built(hostPart) || !maps.Equal(v.here(), l.here)}
 	for id := range v.locals {
 		due[id] = d.Meta || !l.built(id) || l.balance[id] != v.balanceOf(id)
 		due[hostPart] = due[hostPart] || !l.built(id) // its rules name what comes and goes
@@ -302,6 +303,9 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 		return l.fail(id, err)
 	}
 	delete(l.failed, id)
+	if id == hostPart {
+		l.here = v.here()
+	}
 	if id == hostPart && l.firewall != nil {
 		l.firewall.Keep(bridge.Links(want))
 	}
@@ -409,13 +413,13 @@ func replaced(have kernel.State, by []kernel.Key) {
 	}
 }
 
-// slowToDelete: links, namespaces and tables, each of which waits for the kernel's readers.
+// slowToDelete: links, namespaces and tables, each of which waits for the kernel's readers; and what guards a port, which must not go before it.
 func slowToDelete(o kernel.Object) bool {
 	switch o.Kind {
 	case kernel.KindNetns, kernel.KindBridge, kernel.KindVXLAN, kernel.KindVeth, kernel.KindTable:
 		return true
 	}
-	return false
+	return bridge.Guards(o.Key)
 }
 
 // resources are what an object that is slow to delete has for itself until it is gone: its name, its VNI, the name of its far end. Other objects go

@@ -486,3 +486,56 @@ func TestTheLoopConverges(t *testing.T) {
 		})
 	})
 }
+
+// A port of a bridge of the host is guarded for as long as it is there.
+func TestAPortGoesBeforeItsGuard(t *testing.T) {
+	const web = record.NetworkID("ccccccccccccaaaa")
+	synctest.Test(t, func(t *testing.T) {
+		w, k := memory.New(), fake.New(testDir)
+		s := newSite(t, w, k)
+		defer s.stop()
+		s.keep(localNetwork(web, "172.18.0.0/16"), true)
+		s.set(box("a", in(web, "e1", "172.18.0.2")))
+		if err := s.do(t.Context(), web, "e1"); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		k.Log()
+		s.set(box("a"))
+		_ = s.do(t.Context(), web, "")
+		pass(time.Second)
+		var gone []string
+		for _, o := range k.Log() {
+			if o.Verb == kernel.Del && (o.Obj.Kind == kernel.KindVeth || bridge.Guards(o.Obj.Key)) {
+				gone = append(gone, o.Obj.Key.String())
+			}
+		}
+		if len(gone) != 2 || !strings.HasPrefix(gone[0], "veth ") {
+			t.Errorf("in this order went %q", gone)
+		}
+		s.holds("in the end")
+	})
+}
+
+// Whoever waits for a network's end has the host's rules for it gone soon after, though nothing else has changed.
+func TestTheHostsRulesGoWithTheirNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, k := memory.New(), fake.New(testDir)
+		s := newSite(t, w, k)
+		defer s.stop()
+		s.write(hosts()...)
+		s.write(network(front, "10.1.0.0/24"))
+		s.set(box("a", in(front, "e1", "10.1.0.2")))
+		if err := s.do(t.Context(), front, "e1"); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		s.holds("at first")
+		s.set(box("a"))
+		if err := s.do(t.Context(), front, ""); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		s.holds("a second after the last port has gone")
+	})
+}

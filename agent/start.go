@@ -102,13 +102,39 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 		return err
 	}
 	a.boxes.lastLife = slices.Clone(all)
-	for i, s := range all {
-		if all[i], err = a.takeUp(ctx, s, live[string(s.ID)]); err != nil {
+	var kept []*record.Sandbox
+	for _, s := range all {
+		running := live[string(s.ID)]
+		if s.Status == record.SandboxCreated && s.External == "" && !running {
+			if err := a.forgetUnbegun(ctx, s); err != nil {
+				return err
+			}
+			continue
+		}
+		next, err := a.takeUp(ctx, s, running)
+		if err != nil {
 			return err
 		}
+		kept = append(kept, next)
 	}
-	a.boxes.load(all)
+	a.boxes.load(kept)
 	return nil
+}
+
+// forgetUnbegun removes a sandbox whose first start was cut short, or never asked for: what made it has failed with the agent, and one that never ran
+// is gone after a failure.
+func (a *Agent) forgetUnbegun(ctx context.Context, s *record.Sandbox) error {
+	var releases []journal.Release
+	for _, at := range s.Attachments {
+		if at.Endpoint != "" {
+			releases = append(releases, journal.Release{Network: at.Network, Endpoint: at.Endpoint})
+		}
+	}
+	a.log.Info("a sandbox that was about to start when the agent ended is forgotten", "sandbox", s.Name)
+	if err := a.runner.Remove(ctx, string(s.ID), true); err != nil {
+		return err
+	}
+	return a.journal.DeleteSandbox(ctx, s.ID, releases...)
 }
 
 // takeUp returns a sandbox as it is after the last agent's end.
@@ -118,13 +144,8 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 		return next, a.journal.PutSandbox(ctx, next)
 	}
 	next := edited(s)
-	var releases []journal.Release
 	for i := range next.Attachments {
 		at := &next.Attachments[i]
-		if s.Status == record.SandboxCreated && !live && at.Endpoint != "" { // its first start was cut short: it has claimed nothing yet
-			releases = append(releases, journal.Release{Network: at.Network, Endpoint: at.Endpoint})
-			at.Endpoint, at.Addrs = "", nil
-		}
 		at.Intent = at.Intent && live // the store will tell whether it was announced
 	}
 	switch {
@@ -151,7 +172,7 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 	if next.Status == record.SandboxRestarting {
 		a.restarter.later(s.ID, 0)
 	}
-	return next, a.journal.PutSandbox(ctx, next, releases...)
+	return next, a.journal.PutSandbox(ctx, next)
 }
 
 // wire makes the parts and tells each what it needs of the others.

@@ -211,3 +211,12 @@ func claim(want, found kernel.State) kernel.State {
 	}
 	return out
 }
+
+// here are the networks that are here.
+func (v view) here() map[record.NetworkID]bool {
+	out := map[record.NetworkID]bool{}
+	for id := range v.locals {
+		out[id] = true
+	}
+	return out
+}

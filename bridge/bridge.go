@@ -118,6 +118,11 @@ func (r renderer) port(p port.Port) {
 	}
 }
 
+// Guards tells the element by which a port of a bridge is one whose packets are looked at. Without it the port may say anything: it goes last.
+func Guards(k kernel.Key) bool {
+	return k.Kind == kernel.KindElement && k.Link == portTable+" "+guardSet
+}
+
 func (r renderer) talk(t Talk) {
 	set, typ := talkSet, kernel.SetTalk
 	if t.From.Is6() {

@@ -48,8 +48,14 @@ func (b *backend) Args(*lab.Host) []string { return []string{"--cluster-store", 
 // newClusterWithStore makes hosts and a node for the store; neither agents nor store are started.
 func newClusterWithStore(t testing.TB, hosts int) (*cluster, *backend) {
 	t.Helper()
+	return newClusterWithStoreOf(t, weftdPath, hosts)
+}
+
+// newClusterWithStoreOf is newClusterWithStore with another agent's program.
+func newClusterWithStoreOf(t testing.TB, weftd string, hosts int) (*cluster, *backend) {
+	t.Helper()
 	b := &backend{}
-	b.c = newCluster(t, hosts, b)
+	b.c = newClusterOf(t, weftd, hosts, b)
 	b.c.backend = b
 	var err error
 	if b.node, err = b.c.lab.AddNode("store"); err != nil {

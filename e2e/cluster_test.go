@@ -36,8 +36,14 @@ var labNumber atomic.Int64
 // newCluster makes hosts whose agents are not started.
 func newCluster(t testing.TB, hosts int, store lab.Store) *cluster {
 	t.Helper()
+	return newClusterOf(t, weftdPath, hosts, store)
+}
+
+// newClusterOf is newCluster with another agent's program.
+func newClusterOf(t testing.TB, weftd string, hosts int, store lab.Store) *cluster {
+	t.Helper()
 	c := &cluster{t: t, cfg: lab.Config{
-		Dir: fmt.Sprintf("%s%d-%d", labRoot, os.Getpid(), labNumber.Add(1)), Weft: weftPath, Weftd: weftdPath, Store: store,
+		Dir: fmt.Sprintf("%s%d-%d", labRoot, os.Getpid(), labNumber.Add(1)), Weft: weftPath, Weftd: weftd, Store: store,
 	}}
 	l, err := lab.New(t.Context(), c.cfg)
 	if err != nil {

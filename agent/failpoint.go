@@ -1,0 +1,134 @@
+//go:build failpoint
+
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"weft/agent/sandbox"
+	"weft/kernel"
+	"weft/store"
+)
+
+// withFailpoints gives a machine whose writes can be made to end the agent: while RUN-DIR/failpoint holds a number, writes are counted, of the
+// journal, of both stores, of the kernel and of the sandboxes' supervisor, and the process kills itself when that many have been done. What
+// happens between two writes is lost with either of them.
+func withFailpoints(m machine, cfg Config) machine {
+	f := &failpoints{file: filepath.Join(cfg.RunDir, "failpoint")}
+	disk, remote, sandboxes := m.disk, m.store, m.sandboxes
+	m.disk = func(path string) (store.Store, error) {
+		s, err := disk(path)
+		return failingStore{s, f, filepath.Base(path)}, err
+	}
+	m.store = func(p place, log *slog.Logger) (store.Store, error) {
+		s, err := remote(p, log)
+		return failingStore{s, f, "store"}, err
+	}
+	m.sandboxes = func(cfg sandbox.Config) (runner, error) {
+		r, err := sandboxes(cfg)
+		return failingRunner{r, f}, err
+	}
+	m.kernel = failingKernel{m.kernel, f}
+	return m
+}
+
+type failpoints struct {
+	file string
+
+	mu   sync.Mutex // guards what follows
+	done int
+}
+
+// wrote counts a write, and ends the process where it was the one. What it was is noted beside the number.
+func (f *failpoints) wrote(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, err := os.ReadFile(f.file)
+	if err != nil {
+		f.done = 0
+		return
+	}
+	f.done++
+	if n, err := strconv.Atoi(string(bytes.TrimSpace(b))); err == nil && f.done == n {
+		_ = os.WriteFile(f.file+".at", []byte(what), 0o600)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+}
+
+type failingStore struct {
+	store.Store
+	points *failpoints
+	name   string
+}
+
+func (s failingStore) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
+	rev, err := s.Store.Txn(ctx, t)
+	if len(t.Then) > 0 {
+		s.points.wrote(fmt.Sprint("a write of ", s.name, " to ", t.Then[0].Key))
+	}
+	return rev, err
+}
+
+type failingKernel struct {
+	host
+	points *failpoints
+}
+
+// Apply does half of the steps, and then the others.
+func (k failingKernel) Apply(ctx context.Context, ops []kernel.Op) (errs []error) {
+	for _, part := range [][]kernel.Op{ops[:len(ops)/2], ops[len(ops)/2:]} {
+		if len(part) > 0 {
+			errs = append(errs, k.host.Apply(ctx, part)...)
+			k.points.wrote(fmt.Sprint("steps in the kernel up to ", part[len(part)-1]))
+		}
+	}
+	return errs
+}
+
+type failingRunner struct {
+	runner
+	points *failpoints
+}
+
+func (r failingRunner) did(what string, err error) error {
+	r.points.wrote(what)
+	return err
+}
+
+func (r failingRunner) Create(ctx context.Context, id string, hostNetwork bool) error {
+	return r.did("a namespace made", r.runner.Create(ctx, id, hostNetwork))
+}
+
+func (r failingRunner) Start(ctx context.Context, id string, spec sandbox.Spec) error {
+	return r.did("a process started", r.runner.Start(ctx, id, spec))
+}
+
+func (r failingRunner) Publish(ctx context.Context, id string, want []sandbox.Forward) error {
+	return r.did("ports published", r.runner.Publish(ctx, id, want))
+}
+
+func (r failingRunner) Stop(ctx context.Context, id string, sig syscall.Signal, timeout time.Duration) error {
+	return r.did("a process stopped", r.runner.Stop(ctx, id, sig, timeout))
+}
+
+func (r failingRunner) Remove(ctx context.Context, id string, state bool) error {
+	return r.did("a sandbox removed", r.runner.Remove(ctx, id, state))
+}
+
+func (r failingRunner) SetHosts(id, content string) error {
+	return r.did("hosts written", r.runner.SetHosts(id, content))
+}
+
+func (r failingRunner) SetResolv(id, content string) error {
+	return r.did("resolv.conf written", r.runner.SetResolv(id, content))
+}
