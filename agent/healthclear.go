@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"weft/agent/api"
@@ -27,7 +28,8 @@ func (a *Agent) clearLost(ctx context.Context) {
 			continue
 		}
 		for _, id := range toClear(a.follower.Picture(), a.member.identity().Host, a.health.Due(a.cfg.StaleGrace)) {
-			if _, err := a.clearHost(ctx, id, registry.Fencing{}); err != nil && ctx.Err() == nil {
+			still := func() bool { return slices.Contains(a.health.Due(a.cfg.StaleGrace), id) }
+			if _, err := a.clearHost(ctx, id, registry.Fencing{Still: still}); err != nil && ctx.Err() == nil {
 				a.log.Warn("cannot clear a host that is lost; trying again", "host", a.hostName(id), "error", err)
 			}
 		}

@@ -20,6 +20,7 @@ type Fencing struct {
 	Live   bool                     // also one that is alive
 	Remove bool                     // its record is to go too
 	Busy   func(record.HostID) bool // whether the agent that has begun is there to go on itself
+	Still  func() bool              // right before a new fence is set: what this was decided on is still so; nil: it is
 }
 
 // FenceHost sets a host's fence at its incarnation, or takes over what another agent has begun and cannot end. Of several that try at the same
@@ -54,6 +55,10 @@ func (r *Registry) FenceHost(ctx context.Context, as Actor, id record.HostID, ho
 			t.when(record.AliveKey(id), store.Absent)
 		}
 		t.put(record.FenceKey(id), next)
+		if anew := old == nil || old.Incarnation < next.Incarnation; anew && how.Still != nil && !how.Still() {
+			out = nil
+			return false, nil
+		}
 		_, err = r.commit(ctx, t)
 		k, lost := conflict(err)
 		switch {

@@ -262,6 +262,19 @@ func TestWhichHostIsFenced(t *testing.T) {
 	}
 }
 
+// A loss that has ended between the decision and the fence is none.
+func TestAHostThatIsBackIsNotFenced(t *testing.T) {
+	t.Parallel()
+	w := memory.New()
+	dead, other := newHost(t, w, "dead"), newHost(t, w, "other")
+	nets := deadHost(t, dead, other)
+	names, err := clearHost(t.Context(), other, "dead", registry.Fencing{Still: func() bool { return false }})
+	other.look(t, nets...)
+	if f, _ := other.picture.Fence("dead"); err != nil || len(names) > 0 || f != nil {
+		t.Errorf("got %v, %v, and the fence %+v; want nothing", names, err, f)
+	}
+}
+
 // A host that comes back while it is cleared, and takes its endpoints again, keeps those.
 func TestWhatAHostHasTakenAgainIsNotCleared(t *testing.T) {
 	t.Parallel()
