@@ -39,6 +39,7 @@ type Agent struct {
 	clients   *peer.Clients
 	identity  peer.Identity          // of this host among the others
 	enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
+	pki       *pki
 	health    *health.Watcher
 	twins     map[record.HostID]string // hosts whose name another has, that were told of; watchStale's own
 	journal   *journal.Journal
@@ -119,7 +120,7 @@ func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
 		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, identity: noIdentity{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
-		namesKnown: make(chan struct{}),
+		namesKnown: make(chan struct{}), pki: newPKI(),
 	}
 }
 
@@ -153,6 +154,9 @@ func (a *Agent) live(ctx context.Context) error {
 	defer func() { _ = listener.Close() }()
 	defer a.closeRunner()
 	if err := a.recoverSandboxes(ctx); err != nil {
+		return err
+	}
+	if id, err = a.openIdentity(ctx, id); err != nil {
 		return err
 	}
 	if id, err = a.forgetMove(ctx, id); err != nil {
@@ -218,6 +222,7 @@ func (a *Agent) tend(ctx context.Context, serve func(context.Context) error) err
 	run(a.probes.Run)
 	run(a.servePeers)
 	run(a.keepPeers)
+	run(a.keepIdentity)
 	run(a.watchStale)
 	run(a.clearLost)
 	run(a.watchEnds)
@@ -335,6 +340,7 @@ func (a *Agent) facts(context.Context) (record.Host, error) {
 	}
 	return record.Host{
 		Name: a.cfg.HostName, Advertise: a.underlay.advertise, VTEP: a.underlay.vtep, MTU: mtu, Routes: append(routes, a.localRoutes()...),
+		PublicKey: a.publicKey(),
 	}, nil
 }
 

@@ -20,7 +20,7 @@ import (
 
 // Config is what weftd's options say. agent.Run checks it before it changes anything.
 type Config struct {
-	ClusterStore    string            // URL, or "embedded"
+	ClusterStore    string            // URL, or "embedded"; "": what this host learnt when it joined, else embedded
 	StoreOpts       map[string]string // --cluster-store-opt
 	Advertise       string            // INTERFACE[:PORT] or ADDRESS[:PORT]; "": of the default route
 	DataAddr        string            // address or interface of the tunnels; "": the advertised one
@@ -31,6 +31,12 @@ type Config struct {
 	EmbeddedListen  string // ADDRESS:PORT; "": loopback
 	HostName        string // "": the machine's
 	PluginDir       string // where IPAM plugins are looked for before Docker's directories; "": only there
+	Join            string // HOST[:PORT] of the host that has the cluster's authority; "": this host joins nobody
+	Token           string // with which it joins, or @FILE with it: a secret
+	PeerCAFile      string // a PKI that others keep; "": the cluster's authority
+	PeerCertFile    string
+	PeerKeyFile     string
+	CertLifetime    time.Duration // of certificates that this host signs; 0: identity.Lifetime
 	LogLevel        string
 	AddrPools       []record.AddrPool
 	RefuseForwarded bool          // take no commands from other hosts
@@ -44,12 +50,14 @@ const embeddedScheme = "embedded"
 
 // check refuses what can never work, before anything was touched.
 func (c *Config) check() error {
-	if c.ClusterStore == "" {
+	if c.ClusterStore == embeddedScheme+"://" {
 		c.ClusterStore = embeddedScheme
 	}
-	embedded := c.ClusterStore == embeddedScheme || c.ClusterStore == embeddedScheme+"://"
+	embedded := c.ClusterStore == embeddedScheme || c.ClusterStore == ""
+	if err := c.checkIdentity(); err != nil {
+		return err
+	}
 	if embedded {
-		c.ClusterStore = embeddedScheme
 		if len(c.StoreOpts) > 0 {
 			for k := range c.StoreOpts {
 				if !strings.HasPrefix(k, "discovery.") {

@@ -57,6 +57,7 @@ type memberConfig struct {
 	cleared  func(context.Context) error // this host was cleared: what is not its own any more goes, before it begins its next incarnation
 	follow   func(context.Context) error // to where the records have moved
 	fatal    func(error)                 // this agent must not go on
+	created  func()                      // this host has made the cluster's record
 }
 
 // Times of the membership.
@@ -307,6 +308,9 @@ func (m *member) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.ID == want.ID {
+		m.created()
+	}
 	return m.setIdentity(ctx, func(now *journal.Identity) { now.Cluster, now.Store = c.ID, m.name() })
 }
 
@@ -386,10 +390,10 @@ func (m *member) refresh(ctx context.Context) {
 		return
 	}
 	old := m.self()
-	if now.MTU == old.MTU && slices.Equal(now.Routes, old.Routes) && m.listed(old) {
+	if now.MTU == old.MTU && slices.Equal(now.Routes, old.Routes) && now.PublicKey == old.PublicKey && m.listed(old) {
 		return
 	}
-	old.MTU, old.Routes = now.MTU, now.Routes
+	old.MTU, old.Routes, old.PublicKey = now.MTU, now.Routes, now.PublicKey
 	_, warnings, err := m.registry.RegisterHost(ctx, old)
 	if err != nil {
 		m.log.Warn("cannot publish this host's routes", "error", err)

@@ -379,8 +379,3 @@ func (a *Agent) cleared(from record.HostID, n record.NetworkID, ep record.Endpoi
 	}
 	a.events.Emit(e)
 }
-
-// Renew signs the next certificate of a host that has one.
-func (a *Agent) Renew(context.Context, record.HostID, []byte) (certificate, authority []byte, err error) {
-	return nil, nil, api.Refuse(api.InUse, "this host does not have the cluster's authority")
-}

@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"strings"
 
 	"weft/agent/journal"
+	"weft/identity"
 	"weft/store"
 	"weft/store/embedded"
 	"weft/store/open"
@@ -19,7 +21,11 @@ type place struct {
 	url      string
 	opts     map[string]string
 	embedded bool
+	cert     *tls.Config // this host's certificate, where it has one, for kv.certificate=host
 }
+
+// embeddedPrefix is that of the keys in the embedded store.
+const embeddedPrefix = "weft"
 
 // where returns the place that this host uses now.
 func (a *Agent) where() place { return *a.placed.Load() }
@@ -28,6 +34,11 @@ func (a *Agent) storeName() string { return a.where().name }
 
 // openPlace returns a client of a place; it does not wait for it to answer.
 func (a *Agent) openPlace(p place) (store.Store, error) {
+	if k := a.pki.keeper; k != nil {
+		if _, err := k.Current(); err == nil {
+			p.cert = k.ClientTLS(identity.Host{}) // whichever host has the store
+		}
+	}
 	return a.machine.store(p, a.log)
 }
 
@@ -70,7 +81,7 @@ func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll fu
 		if err != nil {
 			return nil, err
 		}
-		p.url, stop = "etcd://"+srv.Endpoint()+"/weft", srv.Close
+		p.url, stop = "etcd://"+srv.Endpoint()+"/"+embeddedPrefix, srv.Close
 	}
 	if m := id.Moved; m != nil && a.hasLeft(m) {
 		a.log.Warn("the cluster's records have moved: change --cluster-store, and --cluster-store-opt, of this host", "from", m.From, "to", open.Redact(m.URL))
@@ -100,12 +111,15 @@ func (a *Agent) forgetMove(ctx context.Context, id journal.Identity) (journal.Id
 }
 
 func (a *Agent) startEmbedded(ctx context.Context) (*embedded.Server, error) {
-	listen := "127.0.0.1:0"
-	if a.cfg.EmbeddedListen != "" {
-		listen = a.cfg.EmbeddedListen
-		a.log.Warn("the embedded store serves other hosts without authentication: use it on a trusted network only", "listen", listen)
+	cfg := embedded.Config{Dir: a.cfg.etcdDir(), Listen: "127.0.0.1:0", Log: a.log}
+	switch {
+	case a.servesStore():
+		f := a.pki.keeper.Files()
+		cfg.Others = &embedded.Others{Listen: a.cfg.EmbeddedListen, CAFile: f.CA, CertFile: f.Cert, KeyFile: f.Key}
+	case a.cfg.EmbeddedListen != "":
+		cfg.Listen = a.cfg.EmbeddedListen
 	}
-	srv, err := embedded.Start(ctx, embedded.Config{Dir: a.cfg.etcdDir(), Listen: listen, Log: a.log})
+	srv, err := embedded.Start(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded store: %w", err)
 	}

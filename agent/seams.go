@@ -17,6 +17,7 @@ import (
 	"weft/agent/sandbox"
 	"weft/dnssvc"
 	"weft/firewalld"
+	"weft/identity"
 	"weft/kernel"
 	"weft/store"
 	"weft/store/local"
@@ -34,7 +35,8 @@ type machine struct {
 	names     func(dnssvc.Config) names
 	sockets   func(*slog.Logger) *fdStore // what keeps the sockets of names beyond this process; nil, and a nil one: nothing does
 	firewall  func(firewalld.Config) firewall
-	store     func(place, *slog.Logger) (store.Store, error) // a client; it does not wait for an answer
+	keeper    func(Config, *slog.Logger) (*identity.Keeper, error) // nil: the host has no certificate and gets none
+	store     func(place, *slog.Logger) (store.Store, error)       // a client; it does not wait for an answer
 	listen    func(socket string) (net.Listener, error)
 	peers     func(address string) (net.Listener, error)        // for other agents
 	serve     func(context.Context, net.Listener, *Agent) error // until the context ends
@@ -51,8 +53,9 @@ func thisMachine(k *kernel.Kernel) machine {
 		names:     func(cfg dnssvc.Config) names { return dnssvc.New(cfg) },
 		sockets:   openFDStore,
 		firewall:  func(cfg firewalld.Config) firewall { return firewalld.New(cfg) },
+		keeper:    openKeeper,
 		store: func(p place, log *slog.Logger) (store.Store, error) {
-			return open.Open(p.url, p.opts, open.Options{Log: log})
+			return open.Open(p.url, p.opts, open.Options{Log: log, Certificate: p.cert})
 		},
 		listen: api.Listen,
 		peers:  func(address string) (net.Listener, error) { return net.Listen("tcp", address) },

@@ -191,7 +191,8 @@ func (a *Agent) wire(id journal.Identity) error {
 	a.member = newMember(memberConfig{
 		log: a.log, clock: a.clock, store: a.store, registry: a.registry, journal: a.journal, name: a.storeName, ttl: ttl, every: heartbeat,
 		settings: record.Cluster{VXLANPort: a.cfg.VXLANPort, AddrPools: a.cfg.AddrPools}, facts: a.facts, picture: a.follower.Picture, doubt: a.follower.Doubt,
-		rejoined: func(context.Context) { a.global.publisher.kick(); a.restarter.hurry() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
+		rejoined: func(context.Context) { a.global.publisher.kick(); a.restarter.hurry(); a.askAuthority() }, follow: func(ctx context.Context) error { return a.mover.catchUp(ctx) },
+		created: func() { a.pki.created.Store(true) },
 		cleared: func(ctx context.Context) error { return a.isolateLost(ctx, "") },
 	}, id)
 	a.mover = newMover(a)

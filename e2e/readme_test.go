@@ -98,7 +98,11 @@ func TestReadmeTour(t *testing.T) {
 	c := newCluster(t, 0, byReadme{})
 	hosts := map[string]*host{"alpha": c.addHost("alpha"), "beta": c.addHost("beta")}
 	lines := consoleLines(readmeBlocks(t))
-	t.Cleanup(func() { _ = os.Remove("/var/tmp/weft.backup") }) // which the tour makes
+	t.Cleanup(func() { // which the tour makes
+		_ = os.Remove("/var/tmp/weft.backup")
+		_ = os.Remove("/var/tmp/weft.token")
+	})
+	hosts["beta"].NoJoin = true // but as the tour has it
 	if len(lines) < 15 {
 		t.Fatalf("the README has %d lines to type", len(lines))
 	}
@@ -144,10 +148,12 @@ func TestReadmeFiles(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 0, byReadme{})
 	var files []string
+	token := filepath.Join(t.TempDir(), "token")
 	for _, b := range readmeBlocks(t) {
 		if b.kind == "yaml" {
 			file := filepath.Join(t.TempDir(), "weftd.yaml")
-			must(t, os.WriteFile(file, []byte(strings.Join(b.lines, "\n")), 0o600))
+			text := strings.ReplaceAll(strings.Join(b.lines, "\n"), "/etc/weft/token", token)
+			must(t, os.WriteFile(file, []byte(text), 0o600))
 			files = append(files, file)
 		}
 	}
@@ -156,9 +162,16 @@ func TestReadmeFiles(t *testing.T) {
 	}
 	for i, file := range files[:2] {
 		h := c.addHost(fmt.Sprintf("host%d", i+1))
-		h.Args = []string{"--config", file}
+		h.Args, h.NoJoin = []string{"--config", file}, true
 		h.up()
 		h.awaitJoined()
+		if i == 0 {
+			must(t, os.WriteFile(token, []byte(h.weft("cluster", "token")), 0o600))
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(h.StateDir, "pki", "host.pem")); err != nil {
+			t.Errorf("it has not joined: %v", err)
+		}
 	}
 	h := c.addHost("host3")
 	h.Args = []string{"--config", files[2]}
@@ -228,9 +241,9 @@ func TestReadmeCommands(t *testing.T) {
 				t.Errorf("bash completes weft by %q, %v", text, err)
 			}
 		},
-		"weft rm -f $(weft ps -aq)":                                  removeAll,
-		"sudo rm -rf /var/lib/weft /run/weft":                        func(t *testing.T) { directoriesAreThese(t) },
-		"nohup weftd --cluster-advertise eth0 --cluster-store etcd…": startByHand,
+		"weft rm -f $(weft ps -aq)":                                         removeAll,
+		"sudo rm -rf /var/lib/weft /run/weft":                               func(t *testing.T) { directoriesAreThese(t) },
+		"nohup weftd --cluster-advertise eth0 --join 192.0.2.11 --token @…": startByHand,
 	}
 	for _, line := range []string{"weft store migrate --to consul://192.0.2.21:8500/weft", "weft import docker --from consul://192.0.2.7:8500 --dry-run"} {
 		proofs[line] = toNobody(line)
@@ -245,7 +258,7 @@ func TestReadmeCommands(t *testing.T) {
 			line, _, _ = strings.Cut(line, "    #")
 			key := strings.TrimSpace(line)
 			if strings.HasPrefix(key, "nohup ") {
-				key = key[:strings.Index(key, "etcd://")] + "etcd…"
+				key = key[:strings.Index(key, "@")] + "@…"
 			}
 			if proofs[key] == nil {
 				t.Errorf("nothing proves %q", line)
@@ -321,7 +334,9 @@ func startByHand(t *testing.T) {
 			}
 		}
 	}
-	line = strings.Replace(line, "/var/log/weftd.log", h.LogPath(), 1)
+	token := filepath.Join(t.TempDir(), "token")
+	must(t, os.WriteFile(token, []byte(c.hosts[0].weft("cluster", "token")), 0o600))
+	line = strings.NewReplacer("/var/log/weftd.log", h.LogPath(), "/etc/weft/token", token).Replace(line)
 	env := fmt.Sprintf("WEFT_CONFIG=/dev/null WEFT_STATE_DIR=%s WEFT_RUN_DIR=%s WEFT_NAME=byhand ", h.StateDir, h.RunDir())
 	pid, err := strconv.Atoi(strings.TrimSpace(h.shell(env + line + " echo $!")))
 	if err != nil {

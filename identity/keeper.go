@@ -119,6 +119,22 @@ func (k *Keeper) Valid() error {
 	return err
 }
 
+// Life is when the certificate was made, and when it ends.
+type Life struct{ Begin, End time.Time }
+
+// Life is that of this host's certificate.
+func (k *Keeper) Life() (Life, error) {
+	c, err := k.Current()
+	if err != nil {
+		return Life{}, err
+	}
+	begin := c.Leaf.NotBefore
+	if k.own {
+		begin = begin.Add(skew)
+	}
+	return Life{Begin: begin, End: c.Leaf.NotAfter}, nil
+}
+
 func (k *Keeper) have() (func() *tls.Certificate, func() *x509.CertPool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

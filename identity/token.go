@@ -15,9 +15,6 @@ import (
 	"time"
 )
 
-// TokenTTL is how long a token is good where nothing else is said.
-const TokenTTL = 24 * time.Hour
-
 // maxTokenTTL bounds it: a word that lets hosts in is not to be kept.
 const maxTokenTTL = 366 * 24 * time.Hour
 

@@ -71,6 +71,7 @@ type ClusterBackend interface {
 	// Doctor examines this host: tell hears what is being looked at, emit each check.
 	Doctor(ctx context.Context, quick bool, tell func(what string), emit func(doctor.Check) error) error
 	WaitApplied(ctx context.Context, partition string, rev store.Rev) error
+	CreateToken(ctx context.Context, ttl time.Duration) (TokenView, error)
 }
 
 // NetworkRequest is a network create as the user put it.
@@ -275,4 +276,11 @@ type Stream interface {
 type Disconnection struct {
 	Force bool // also clear what a host that is gone has in the network
 	Live  bool // with Force: also what a host that is alive has
+}
+
+// TokenView is a word that lets a host join, and where it does.
+type TokenView struct {
+	Token   string
+	Expires time.Time
+	Join    string // HOST:PORT
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"net/netip"
 	"runtime"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	weftv1 "weft/proto/weft/v1"
 	"weft/store"
@@ -53,6 +56,21 @@ func (c *cluster) WaitApplied(ctx context.Context, r *weftv1.WaitAppliedRequest)
 		return nil, err
 	}
 	return &weftv1.WaitAppliedResponse{}, nil
+}
+
+// tokenTTL is how long a token is good where its maker does not say.
+const tokenTTL = 24 * time.Hour
+
+func (c *cluster) CreateToken(ctx context.Context, r *weftv1.CreateTokenRequest) (*weftv1.CreateTokenResponse, error) {
+	ttl := tokenTTL
+	if r.Ttl != nil {
+		ttl = r.Ttl.AsDuration()
+	}
+	t, err := c.b.CreateToken(ctx, ttl)
+	if err != nil {
+		return nil, err
+	}
+	return &weftv1.CreateTokenResponse{Token: t.Token, Expires: timestamppb.New(t.Expires), Join: t.Join}, nil
 }
 
 func endpointProto(v EndpointView) *weftv1.Endpoint {

@@ -48,6 +48,13 @@ type Identity struct {
 	VTEP        string        `json:"vtep,omitempty"`    // with which Session was opened
 	Next        string        `json:"next,omitempty"`    // this host's session in another store: one that the records may move to, or have left
 	Moved       *Moved        `json:"moved,omitempty"`   // nil: the records are where the agent's options say
+	Learnt      *Learnt       `json:"learnt,omitempty"`  // nil: no store was told to this host when it joined
+}
+
+// Learnt is the store that counts where the agent's options name none.
+type Learnt struct {
+	URL  string            `json:"url"`
+	Opts map[string]string `json:"opts,omitempty"`
 }
 
 // Moved says where the records have gone from the store that the agent's options name.

@@ -35,6 +35,11 @@ type flags struct {
 	pluginDir string
 	hostname  string
 	grace     time.Duration
+	join      string
+	token     string
+	peerCA    string
+	peerCert  string
+	peerKey   string
 	refuse    bool
 }
 
@@ -49,11 +54,11 @@ Every option is also a key of ` + defaultConfig + ` (without the dashes in front
 (--cluster-store is WEFT_CLUSTER_STORE). An option wins over a variable, a variable over the file.
 
 ` + storeHelp,
-		Example: `  # the first host, whose embedded etcd serves the others (not authenticated: on a trusted network only)
+		Example: `  # the first host, whose embedded etcd serves the others
   weftd --cluster-advertise eth0 --embedded-listen 10.0.0.1:2379
 
-  # every other host
-  weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft
+  # every other host, at its first start; the token is made on the first by: weft cluster token
+  weftd --cluster-advertise eth0 --join 10.0.0.1 --token @/root/token
 
   # a store of three servers, with TLS and a user
   weftd --cluster-advertise eth0 --cluster-store etcd://h1,h2,h3/weft \
@@ -89,7 +94,9 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (f *flags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&f.config, "config", defaultConfig, "file with options")
-	fs.StringVar(&f.store, "cluster-store", "embedded", "where the cluster's records are: etcd://, consul:// or zk://HOST[:PORT][,HOST[:PORT]…][/PREFIX], or embedded")
+	fs.StringVar(&f.store, "cluster-store", "", "where the cluster's records are: etcd://, consul:// or zk://HOST[:PORT][,HOST[:PORT]…][/PREFIX], or embedded (default: what --join has told, else embedded)")
+	fs.StringVar(&f.join, "join", "", "HOST[:PORT] of the host that has the cluster's authority: this one gets its certificate there; ignored once it has one")
+	fs.StringVar(&f.token, "token", "", "TOKEN or @FILE, from weft cluster token on that host; also as WEFT_TOKEN, which other users do not see")
 	fs.StringArrayVar(&f.storeOpts, "cluster-store-opt", nil, "KEY=VALUE[,KEY=VALUE…] for the store, see above; may be repeated")
 	fs.StringVar(&f.advertise, "cluster-advertise", "", "INTERFACE[:PORT] or ADDRESS[:PORT] that the other hosts reach this one at (default: of the default route)")
 	fs.StringVar(&f.dataAddr, "data-addr", "", "address or interface for the tunnels (default: the advertised address)")
@@ -97,7 +104,10 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.runDir, "run-dir", "/run/weft", "what lives as long as the host is up")
 	fs.StringVarP(&f.host, "host", "H", "", "the admin socket (default: unix://RUN-DIR/weftd.sock)")
 	fs.Uint16Var(&f.vxlanPort, "vxlan-port", 4789, "UDP port of the tunnels; the first host of a cluster fixes it for all")
-	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts (default: on loopback only)")
+	fs.StringVar(&f.embedded, "embedded-listen", "", "ADDRESS:PORT on which the embedded etcd also serves other hosts, those with a certificate of this cluster (default: on loopback only)")
+	fs.StringVar(&f.peerCA, "peer-cacertfile", "", "PEM file of the CAs that the hosts' certificates are of, where they are not the cluster's own authority's")
+	fs.StringVar(&f.peerCert, "peer-certfile", "", "PEM file of this host's certificate for the other hosts; with --peer-keyfile")
+	fs.StringVar(&f.peerKey, "peer-keyfile", "", "PEM file of its key")
 	fs.StringArrayVar(&f.addrPools, "default-addr-pool", nil, "base=CIDR,size=N: where automatic subnets come from; the first host of a cluster fixes it for all")
 	fs.DurationVar(&f.grace, "stale-grace", 5*time.Minute, "how long a host must have been lost before a sandbox elsewhere gets the name that one of its endpoints has")
 	fs.BoolVar(&f.refuse, "refuse-forwarded", false, "take no commands about this host's sandboxes from other hosts of the cluster")
@@ -109,7 +119,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 func (f *flags) agentConfig() (agent.Config, error) {
 	cfg := agent.Config{
 		ClusterStore: f.store, Advertise: f.advertise, DataAddr: f.dataAddr, StateDir: f.stateDir, RunDir: f.runDir,
-		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace, PluginDir: f.pluginDir, RefuseForwarded: f.refuse,
+		VXLANPort: f.vxlanPort, EmbeddedListen: f.embedded, Join: f.join, Token: f.token, PeerCAFile: f.peerCA, PeerCertFile: f.peerCert, PeerKeyFile: f.peerKey,
+		HostName: f.hostname, LogLevel: f.logLevel, StaleGrace: f.grace, PluginDir: f.pluginDir, RefuseForwarded: f.refuse,
 	}
 	var err error
 	if cfg.StoreOpts, err = keyValues(f.storeOpts); err != nil {

@@ -5,6 +5,7 @@ const storeHelp = `Options of the cluster store (--cluster-store-opt KEY=VALUE):
   kv.cacertfile        PEM file of the CAs that may have signed the certificates of the store's servers; turns TLS on
   kv.certfile          PEM file of this host's certificate for the store; with kv.keyfile. Without kv.cacertfile, the
   kv.keyfile           servers' certificates must be from a CA that this machine trusts
+  kv.certificate       host: for an etcd that another host embeds, with the certificate that --join has given to this one
   kv.servername        the name that the servers' certificates must have, where it is not the one in the URL
   kv.user              etcd and ZooKeeper: the user
   kv.passwordfile      etcd and ZooKeeper: file with the password

@@ -62,7 +62,7 @@ func file(t *testing.T, content string) string {
 func TestWithoutOptionsTheAgentWorks(t *testing.T) {
 	got, _, err := weftd(t, "--config", file(t, ""))
 	want := agent.Config{
-		ClusterStore: "embedded", StateDir: "/var/lib/weft", RunDir: "/run/weft", Socket: "/run/weft/weftd.sock", VXLANPort: 4789, LogLevel: "info",
+		StateDir: "/var/lib/weft", RunDir: "/run/weft", Socket: "/run/weft/weftd.sock", VXLANPort: 4789, LogLevel: "info",
 		StoreOpts: map[string]string{}, StaleGrace: 5 * time.Minute,
 	}
 	if d := cmp.Diff(want, got); d != "" || err != nil {
@@ -73,11 +73,12 @@ func TestWithoutOptionsTheAgentWorks(t *testing.T) {
 func TestEveryOptionReachesTheAgent(t *testing.T) {
 	got, _, err := weftd(t, "--config", file(t, ""), "--cluster-store=etcd://h:2379/p", "--cluster-store-opt=kv.user=u,kv.passwordfile=/pw", "--cluster-store-opt", "discovery.ttl=20",
 		"--cluster-advertise=eth0:2376", "--data-addr=192.0.2.1", "--state-dir=/s", "--run-dir=/r", "-H", "unix:///x/sock", "--vxlan-port=8472",
-		"--embedded-listen=192.0.2.1:2379", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug", "--stale-grace=90s",
+		"--embedded-listen=192.0.2.1:2379", "--join=h1:2377", "--token=@/t", "--peer-cacertfile=/ca", "--peer-certfile=/cert", "--peer-keyfile=/key", "--default-addr-pool=base=10.9.0.0/16,size=24", "--default-addr-pool=size=26,base=172.30.0.0/16", "--name=alpha", "--log-level=debug", "--stale-grace=90s",
 		"--refuse-forwarded")
 	want := agent.Config{
 		ClusterStore: "etcd://h:2379/p", StoreOpts: map[string]string{"kv.user": "u", "kv.passwordfile": "/pw", "discovery.ttl": "20"}, Advertise: "eth0:2376", DataAddr: "192.0.2.1",
-		StateDir: "/s", RunDir: "/r", Socket: "/x/sock", VXLANPort: 8472, EmbeddedListen: "192.0.2.1:2379", HostName: "alpha", LogLevel: "debug",
+		StateDir: "/s", RunDir: "/r", Socket: "/x/sock", VXLANPort: 8472, EmbeddedListen: "192.0.2.1:2379", Join: "h1:2377", Token: "@/t",
+		PeerCAFile: "/ca", PeerCertFile: "/cert", PeerKeyFile: "/key", HostName: "alpha", LogLevel: "debug",
 		AddrPools:  []record.AddrPool{{Base: netip.MustParsePrefix("10.9.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("172.30.0.0/16"), Size: 26}},
 		StaleGrace: 90 * time.Second, RefuseForwarded: true,
 	}
@@ -221,8 +222,8 @@ func TestHelpHasAnExampleAndEveryOption(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range append(open.Names(),
-		"Examples:", "weftd --cluster-advertise eth0 --cluster-store etcd://10.0.0.1:2379/weft", "/etc/weft/weftd.yaml", "WEFT_CLUSTER_STORE", "--cluster-store-opt",
-		"--cluster-advertise", "--data-addr", "--state-dir", "--run-dir", "--host", "--vxlan-port", "--embedded-listen", "--default-addr-pool", "--name", "--log-level", "--version", "etcd://", "consul://", "zk://",
+		"Examples:", "weftd --cluster-advertise eth0 --join 10.0.0.1 --token @/root/token", "/etc/weft/weftd.yaml", "WEFT_CLUSTER_STORE", "--cluster-store-opt",
+		"--cluster-advertise", "--data-addr", "--state-dir", "--run-dir", "--host", "--vxlan-port", "--embedded-listen", "--join", "--token", "--peer-cacertfile", "--default-addr-pool", "--name", "--log-level", "--version", "etcd://", "consul://", "zk://",
 	) {
 		if !strings.Contains(out, want) {
 			t.Errorf("the help has no %q", want)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"weft/identity"
 	"weft/kernel"
 	weftv1 "weft/proto/weft/v1"
 )
@@ -36,6 +37,7 @@ type Host struct {
 	Weftd      string              // the agent's program at the next start; "": the lab's
 	StateDir   string              // as the next start of weftd has it
 	VTEP       netip.Addr          // the zero Addr: the host's address
+	NoJoin     bool                // without a certificate of the first host's authority
 
 	number int
 
@@ -59,6 +61,11 @@ func (l *Lab) AddHost(name string) (*Host, error) {
 		return nil, err
 	}
 	h.Name = name
+	if n == 1 {
+		if l.authority, err = identity.CreateAuthority(h.pkiDir(), time.Now); err != nil {
+			return nil, err
+		}
+	}
 	l.hosts = append(l.hosts, h)
 	return h, l.plug(h.Node, fmt.Sprintf("host%d", n))
 }
@@ -108,12 +115,45 @@ func (h *Host) command() (*exec.Cmd, error) {
 		"--config", os.DevNull, "-H", h.Socket(), "--state-dir", h.StateDir, "--run-dir", h.RunDir(),
 		"--name", h.Name, "--cluster-advertise", "eth0",
 	}
-	args = append(args, h.lab.cfg.Store.Args(h)...)
+	join, err := h.join()
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	args = slices.Concat(args, join, h.lab.cfg.Store.Args(h))
 	cmd := exec.Command(cmp.Or(h.Weftd, h.lab.cfg.Weftd), append(args, h.Args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(plainEnv(), h.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.Credential}
 	return cmd, nil
+}
+
+// pkiDir is where the agent keeps its certificate, and the first one the authority's key.
+func (h *Host) pkiDir() string { return filepath.Join(h.StateDir, "pki") }
+
+// join lets the agent join the first host, as a user who has a token.
+func (h *Host) join() ([]string, error) {
+	if h.number == 1 || h.NoJoin {
+		return nil, nil
+	}
+	h.lab.mu.Lock()
+	authority := h.lab.authority
+	h.lab.mu.Unlock()
+	t, err := authority.Token(time.Hour)
+	if err != nil {
+		return nil, err
+	}
+	return []string{"--join", hostAddr(1).String(), "--token", t.Secret()}, nil
+}
+
+// identified waits for the certificate of a host that joins a first one that runs.
+func (h *Host) identified(ctx context.Context) error {
+	if h.NoJoin || !h.lab.Hosts()[0].Running() {
+		return nil
+	}
+	return poll(ctx, 10*time.Millisecond, func() error {
+		_, err := os.Stat(filepath.Join(h.pkiDir(), "host.pem"))
+		return err
+	})
 }
 
 // plainEnv is this process's environment without what the user has set for an agent, or a command, of their own.
@@ -197,6 +237,9 @@ func (h *Host) Joined(ctx context.Context) error {
 		}
 		return fmt.Errorf("it lists the hosts %v", r.Hosts)
 	})
+	if err == nil {
+		err = h.identified(ctx)
+	}
 	if err == nil {
 		_, err = cluster.WaitApplied(ctx, &weftv1.WaitAppliedRequest{})
 	}

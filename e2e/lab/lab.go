@@ -24,6 +24,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"weft/identity"
 )
 
 // Config of a lab.
@@ -62,13 +64,12 @@ type Embedded struct{}
 
 const embeddedPort = 2379
 
-// Args makes the first host serve, and all others its clients.
+// Args makes the first host serve; the others are told of it when they join.
 func (Embedded) Args(h *Host) []string {
-	first := netip.AddrPortFrom(hostAddr(1), embeddedPort).String()
-	if h.number == 1 {
-		return []string{"--embedded-listen", first}
+	if h.number != 1 {
+		return nil
 	}
-	return []string{"--cluster-store", "etcd://" + first + "/weft"}
+	return []string{"--embedded-listen", netip.AddrPortFrom(hostAddr(1), embeddedPort).String()}
 }
 
 // Addresses of the underlay, all from blocks that are for documentation: 192.0.2.1 is outside, hosts are at .11 and up, other nodes below.
@@ -92,9 +93,10 @@ type Lab struct {
 	br      *Node // the bridge's namespace
 	outside *Node
 
-	mu    sync.Mutex // guards what follows
-	hosts []*Host
-	nodes int
+	mu        sync.Mutex // guards what follows
+	hosts     []*Host
+	nodes     int
+	authority *identity.Authority // of the first host: it has been there before the agents
 }
 
 // New makes the underlay and the outside. What an earlier lab left in the same place is swept away first.

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -27,8 +29,16 @@ import (
 // Config says where the server keeps its data and listens.
 type Config struct {
 	Dir    string
-	Listen string // ADDRESS:PORT for clients; port 0 takes a free one. Anything but loopback is open to everybody there: it has no authentication
+	Listen string  // ADDRESS:PORT on loopback, for this host's agent; port 0 takes a free one. It asks for nothing
+	Others *Others // nil: nobody else is served
 	Log    *slog.Logger
+}
+
+// Others says how other hosts are served: over TLS 1.3 only, and with a certificate of one of these authorities. Certificate and key are read
+// again for each connection, the authorities at each start.
+type Others struct {
+	Listen                    string // ADDRESS:PORT
+	CAFile, CertFile, KeyFile string
 }
 
 // Timing of the one-member raft: it elects itself in a tenth of a second (etcd's defaults take a whole one).
@@ -41,6 +51,13 @@ const (
 	slowApply  = time.Second // etcd's 100 ms is nothing to warn of on a busy disk
 	snapshots  = 5000        // entries between snapshots: less memory than etcd's 10,000
 )
+
+func (c Config) addresses() string {
+	if c.Others == nil {
+		return c.Listen
+	}
+	return c.Listen + " and " + c.Others.Listen
+}
 
 // Server is a running server.
 type Server struct {
@@ -67,7 +84,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the embedded store in %s on %s: %w", cfg.Dir, cfg.Listen, err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("start the embedded store in %s on %s: %w", cfg.Dir, cfg.addresses(), err), lock.Close())
 	}
 	ready, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
@@ -103,7 +120,10 @@ func lockDir(dir string) (*os.File, error) {
 
 // listen starts etcd. A port that was free a moment ago may be taken now: again says that another one may do.
 func listen(cfg Config, closing *atomic.Bool) (e *embed.Etcd, again bool, err error) {
-	peer, err := freeAddr("127.0.0.1")
+	var own ownAddrs
+	if own.peer, err = freeAddr("127.0.0.1"); err == nil {
+		own.http, err = freeAddr("127.0.0.1")
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -118,16 +138,28 @@ func listen(cfg Config, closing *atomic.Bool) (e *embed.Etcd, again bool, err er
 			return nil, false, err
 		}
 	}
-	e, err = embed.StartEtcd(config(cfg, addr, peer, closing))
-	inUse := err != nil && strings.Contains(err.Error(), unix.EADDRINUSE.Error())
-	return e, inUse && (chosen || strings.Contains(err.Error(), peer)), err
+	e, err = embed.StartEtcd(config(cfg, addr, own, closing))
+	if err == nil || !strings.Contains(err.Error(), unix.EADDRINUSE.Error()) {
+		return e, false, err
+	}
+	others := cfg.Others != nil && strings.Contains(err.Error(), cfg.Others.Listen)
+	return e, chosen && !others || strings.Contains(err.Error(), own.peer) || strings.Contains(err.Error(), own.http), err
 }
 
-func config(cfg Config, client, peer string, closing *atomic.Bool) *embed.Config {
+// ownAddrs are where etcd listens on loopback because it must, for other members and for plain HTTP.
+type ownAddrs struct{ peer, http string }
+
+func config(cfg Config, client string, own ownAddrs, closing *atomic.Bool) *embed.Config {
 	c := embed.NewConfig()
 	c.Name, c.Dir = "weft", cfg.Dir
 	c.ListenClientUrls, c.AdvertiseClientUrls = urls(client), urls(client)
-	c.ListenPeerUrls, c.AdvertisePeerUrls = urls(peer), urls(peer)
+	if o := cfg.Others; o != nil {
+		c.ListenClientUrls = append(c.ListenClientUrls, url.URL{Scheme: "https", Host: o.Listen})
+		c.ClientTLSInfo = transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, ClientCertAuth: true}
+		c.TlsMinVersion = string(tlsutil.TLSVersion13)
+		c.ListenClientHttpUrls = urls(own.http) // so that gRPC has the others' connections to itself
+	}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = urls(own.peer), urls(own.peer)
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.TickMs, c.ElectionMs = tickMs, electionMs
 	c.QuotaBackendBytes, c.SnapshotCount = quota, snapshots
@@ -138,8 +170,15 @@ func config(cfg Config, client, peer string, closing *atomic.Bool) *embed.Config
 	return c
 }
 
-// Endpoint is where clients reach the server, ADDRESS:PORT. The server does not tell clients of others, so it holds in their namespaces too.
-func (s *Server) Endpoint() string { return s.e.Clients[0].Addr().String() }
+// Endpoint is where this host's agent reaches the server, ADDRESS:PORT.
+func (s *Server) Endpoint() string {
+	for _, l := range s.e.Clients {
+		if a, ok := l.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() {
+			return a.String()
+		}
+	}
+	return s.e.Clients[0].Addr().String()
+}
 
 // Close ends the server; the data stay.
 func (s *Server) Close() {

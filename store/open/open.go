@@ -4,6 +4,7 @@ package open
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,6 +21,8 @@ import (
 type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: from where this process is
 	Log  *slog.Logger                                                         // nil: none
+	// Certificate is what kv.certificate=host is made with; nil: this host has none.
+	Certificate *tls.Config
 }
 
 // Open returns the back end. It does not wait for it to answer.
@@ -40,6 +43,12 @@ func (c Config) Open(o Options) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.HostCertificate {
+		if o.Certificate == nil {
+			return nil, errors.New("--cluster-store-opt kv.certificate=host: this host has no certificate of its cluster; join first (`weft cluster token`, weftd --join)")
+		}
+		id.tls = refusing(o.Certificate)
+	}
 	c.warn(o.Log)
 	switch c.Scheme {
 	case "etcd":
@@ -50,6 +59,19 @@ func (c Config) Open(o Options) (store.Store, error) {
 		return zk.New(zk.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, TLS: id.tls, User: c.User, Password: id.password, Dial: o.Dial, Log: o.Log})
 	}
 	return nil, fmt.Errorf("no back end for %s://", c.Scheme)
+}
+
+// refusing makes a refusal of what is wrong with the server's certificate, as the back ends know it.
+func refusing(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if err := verify(cs); err != nil {
+			return fmt.Errorf("%w: the store's server: %w", store.ErrRefused, err)
+		}
+		return nil
+	}
+	return c
 }
 
 // urls are endpoints as etcd's client wants them: those alone tell it to use TLS.
@@ -117,7 +139,7 @@ func (c Config) warn(log *slog.Logger) {
 			log.Warn("every user of this machine may read a secret of the cluster store: chmod o-r", "option", opt, "file", path)
 		}
 	}
-	if !c.secure() && (c.PasswordFile != "" || c.TokenFile != "") {
+	if !c.secure() && !c.HostCertificate && (c.PasswordFile != "" || c.TokenFile != "") {
 		log.Warn("the secret goes to the cluster store in clear: give kv.cacertfile to use TLS")
 	}
 }

@@ -117,7 +117,7 @@ func TestRefusals(t *testing.T) {
 		{"consul://h", opts{"kv.user": "u"}, "kv.user: Consul has no users"}, {"consul://h", opts{"kv.passwordfile": password}, "kv.passwordfile: Consul has no users"},
 		{"consul://h", opts{"kv.tokenfile": missing}, "kv.tokenfile: stat " + missing}, {"etcd://h", opts{"kv.passwordfile": password}, "go together"},
 		{"etcd://h", opts{"kv.servername": "s"}, "kv.servername is for TLS"}, {"etcd://h", opts{"kv.servername": "a b", "kv.cacertfile": ca}, "host's name"},
-		{"etcd://h", opts{"kv.token": "secret"}, "known are discovery.heartbeat, discovery.ttl, kv.cacertfile, kv.certfile, kv.keyfile, kv.passwordfile, kv.path, kv.servername, kv.tokenfile, kv.user"},
+		{"etcd://h", opts{"kv.token": "secret"}, "known are discovery.heartbeat, discovery.ttl, kv.cacertfile, kv.certfile, kv.certificate, kv.keyfile, kv.passwordfile, kv.path, kv.servername, kv.tokenfile, kv.user"},
 		{"etcd://h", opts{"kv.cacertfile": ""}, "kv.cacertfile=: it must not be empty"}, {"etcd://h", opts{"kv.user": "", "kv.passwordfile": ""}, "must not be empty"},
 		{"etcd://", nil, "is empty"}, {"etcd:///p", nil, "is empty"}, {"etcd://h1,", nil, "is empty"}, {"etcd://h:0", nil, "no port"},
 		{"etcd://h:x", nil, "no port"}, {"etcd://h:65536", nil, "no port"}, {"etcd://::1", nil, "HOST:PORT"}, {"etcd://[::1", nil, "HOST:PORT"},

@@ -23,6 +23,7 @@ type options struct {
 	ca, cert, key, serverName     string
 	path                          string
 	user, passwordFile, tokenFile string
+	certificate                   string
 	ttl, heartbeat                time.Duration
 }
 
@@ -31,6 +32,7 @@ var takers = map[string]func(o *options, v string) error{
 	"kv.cacertfile":       func(o *options, v string) error { return name(&o.ca, v) },
 	"kv.certfile":         func(o *options, v string) error { return name(&o.cert, v) },
 	"kv.keyfile":          func(o *options, v string) error { return name(&o.key, v) },
+	"kv.certificate":      func(o *options, v string) error { return oneOf(&o.certificate, v, hostCertificate) },
 	"kv.servername":       func(o *options, v string) error { return server(&o.serverName, v) },
 	"kv.path":             func(o *options, v string) error { return name(&o.path, strings.Trim(v, "/")) },
 	"kv.user":             func(o *options, v string) error { return name(&o.user, v) },
@@ -64,6 +66,9 @@ func parseOptions(opts map[string]string) (options, error) {
 	return o, o.check()
 }
 
+// hostCertificate is the value of kv.certificate: the one that the cluster's authority has given to this host.
+const hostCertificate = "host"
+
 // check refuses what is half given, on any back end.
 func (o options) check() error {
 	switch {
@@ -73,6 +78,8 @@ func (o options) check() error {
 		return fmt.Errorf("--cluster-store-opt discovery.heartbeat=%d: it must be less than discovery.ttl (%d)", o.heartbeat/time.Second, o.ttl/time.Second)
 	case (o.cert == "") != (o.key == ""):
 		return errors.New("--cluster-store-opt kv.certfile and kv.keyfile go together: one of them is missing")
+	case o.certificate != "" && (o.ca != "" || o.cert != "" || o.serverName != ""):
+		return errors.New("--cluster-store-opt kv.certificate=host goes with none of kv.cacertfile, kv.certfile, kv.keyfile and kv.servername: the cluster's authority stands for them")
 	case o.serverName != "" && o.ca == "" && o.cert == "":
 		return errors.New("--cluster-store-opt kv.servername is for TLS, which is not used without kv.cacertfile or kv.certfile and kv.keyfile")
 	}
@@ -89,6 +96,8 @@ func (o options) suit(name string) error {
 		return fmt.Errorf("--cluster-store-opt kv.passwordfile: %s has no users with passwords, give kv.tokenfile", s.title)
 	case !s.token && o.tokenFile != "":
 		return fmt.Errorf("--cluster-store-opt kv.tokenfile: %s takes no token, give kv.user and kv.passwordfile", s.title)
+	case o.certificate != "" && name != "etcd":
+		return fmt.Errorf("--cluster-store-opt kv.certificate=host is for an etcd that an agent embeds, and not for %s", s.title)
 	case (o.user == "") != (o.passwordFile == ""):
 		return errors.New("--cluster-store-opt kv.user and kv.passwordfile go together: one of them is missing")
 	}
@@ -108,6 +117,13 @@ func server(to *string, v string) error {
 	*to = v
 	if _, err := netip.ParseAddr(v); err != nil && !hostname(v) {
 		return errors.New("it must be a host's name or address")
+	}
+	return nil
+}
+
+func oneOf(to *string, v, only string) error {
+	if *to = v; v != only {
+		return fmt.Errorf("it can be %s", only)
 	}
 	return nil
 }

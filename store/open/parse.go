@@ -22,6 +22,7 @@ type Config struct {
 
 	CAFile, CertFile, KeyFile string
 	ServerName                string
+	HostCertificate           bool // this host's own certificate, and its cluster's authority, stand for the files
 	User, PasswordFile        string
 	TokenFile                 string
 
@@ -66,6 +67,7 @@ func Parse(raw string, opts map[string]string) (Config, error) {
 	}
 	c.CAFile, c.CertFile, c.KeyFile, c.ServerName = given.ca, given.cert, given.key, given.serverName
 	c.User, c.PasswordFile, c.TokenFile = given.user, given.passwordFile, given.tokenFile
+	c.HostCertificate = given.certificate == hostCertificate
 	c.TTL, c.Heartbeat = given.ttl, given.heartbeat
 	_, err = c.identity(slog.New(slog.DiscardHandler))
 	return c, err

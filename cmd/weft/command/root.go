@@ -72,7 +72,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetHelpFunc(help)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
-		c.networkCommand(), c.endpointCommand(), c.hostCommand(), c.storeCommand(), c.doctorCommand(), c.backupCommand(), c.restoreCommand(), c.importCommand(),
+		c.networkCommand(), c.endpointCommand(), c.hostCommand(), c.clusterCommand(), c.storeCommand(), c.doctorCommand(), c.backupCommand(), c.restoreCommand(), c.importCommand(),
 		c.runCommand(), c.execCommand(), c.attachCommand(), c.logsCommand(), c.psCommand(), c.inspectCommand(),
 		c.portCommand(), c.stopCommand(), c.startCommand(), c.restartCommand(), c.killCommand(), c.waitCommand(), c.renameCommand(), c.removeCommand(),
 		c.eventsCommand(), c.versionCommand(), completionCommand(), c.demoCommand(),
