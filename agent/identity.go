@@ -182,8 +182,12 @@ func (a *Agent) settleAuthority(ctx context.Context, as registry.Actor, make boo
 		if !make {
 			return nil
 		}
-		if _, vacant, err := a.registry.Authority(ctx); err != nil || !vacant {
+		is, vacant, err := a.registry.Authority(ctx)
+		if err != nil || !vacant {
 			return err
+		}
+		if is == nil && p.keeper.Valid() == nil { // the host that has signed it has not told the store yet
+			return nil
 		}
 		if err := a.makeAuthority(); err != nil {
 			return err

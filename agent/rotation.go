@@ -68,7 +68,7 @@ func (a *Agent) settleAfterJoining(ctx context.Context) {
 	defer cancel()
 	as, err := a.member.claim(ctx)
 	if err == nil {
-		err = a.settleAuthority(ctx, as, a.pki.created.Load())
+		err = a.settleAuthority(ctx, as, a.pki.created.Load() && a.cfg.Join == "")
 	}
 	if err != nil && ctx.Err() == nil && registry.KindOf(err) == 0 {
 		a.log.Warn("cannot tell the cluster's authority yet", "error", err)
