@@ -40,7 +40,7 @@ var mutations = map[string]struct {
 	}}, 50, "resolver"},
 	"time is what the wall's clock says":  {mutation{machine: func(m *machine) { m.clock = wallClock{m.clock} }}, 600, ""},
 	"a watch leaves out what was deleted": {mutation{machine: watching(forgetful)}, 50, ""},
-	"a store without records is believed": {mutation{machine: watching(credulous)}, 600, "takes away"},
+	"a store without records is believed": {mutation{machine: watching(credulous)}, 1500, "takes away"},
 }
 
 // simFar is far enough for races.
@@ -165,6 +165,11 @@ func credulous(s *mutatedStore, b store.Batch) store.Batch {
 	defer s.mu.Unlock()
 	b.Rev = max(b.Rev, s.rev)
 	s.rev = b.Rev
+	for _, e := range b.Puts {
+		if e.Key == record.ClusterKey() {
+			s.cluster = e
+		}
+	}
 	b.Dels = slices.DeleteFunc(slices.Clone(b.Dels), func(k store.Key) bool { return k == record.ClusterKey() })
 	return b
 }

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"weft/agent/peer"
@@ -145,6 +146,11 @@ func (w *simWorld) watchSessions(ctx context.Context) {
 func (w *simWorld) fenced(f *record.Fence) {
 	const old = callTimeout + time.Second
 	w.mu.Lock()
+	for _, e := range w.store.Backup().Entries { // its host may still hold these, until it hears
+		if ep := (&record.Endpoint{}); strings.HasPrefix(e.Key.Name, "ep/") && record.Decode(e.Value, ep) == nil && ep.Host == f.Host {
+			w.taken[ep.ID] = true
+		}
+	}
 	s, b, last := w.silent[f.Host], w.before[f.Host], w.fences[f.Host]
 	w.fences[f.Host] = f.Incarnation
 	w.mu.Unlock()
