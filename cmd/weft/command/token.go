@@ -31,7 +31,7 @@ others know it. It is made on the host that has the cluster's authority, which i
 can use it until it expires. It is a secret: who has it can become a host of the cluster.`,
 		Example: `  weft cluster token --ttl 1h
   weft cluster token --command
-  ssh beta weftd --cluster-advertise eth0 --join alpha --token "$(weft cluster token)"`,
+  weft cluster token | ssh beta 'cat >/etc/weft/token'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := call(cmd.Context(), c, (*client).CreateToken, &weftv1.CreateTokenRequest{Ttl: durationpb.New(ttl)})
 			if err != nil {
