@@ -120,9 +120,9 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 		return s, err
 	}
 	a.restarter.forget(id)
-	if s.Restarts > 0 || s.Stopped || s.Again {
+	if s.Restarts > 0 || s.Stopped || s.Again || s.Removing {
 		s = edited(s)
-		s.Restarts, s.Stopped, s.Again = 0, false, false
+		s.Restarts, s.Stopped, s.Again, s.Removing = 0, false, false, false
 	}
 	before, first := s, s.Status == record.SandboxCreated
 	err := a.linksRun(s)
@@ -346,7 +346,7 @@ func (a *Agent) kill(ctx context.Context, s *record.Sandbox) error {
 	if s.External != "" {
 		return nil // nothing of it is weft's to end
 	}
-	s, err := a.leaveDown(ctx, s.ID)
+	s, err := a.leaveDown(ctx, s.ID, true)
 	if err != nil || s.Status != record.SandboxRunning {
 		return err
 	}
@@ -395,23 +395,23 @@ func (a *Agent) ended(ctx context.Context, id record.SandboxID) {
 // exitKept is how long the exit status of a foreground --rm sandbox, which ended while no agent was there, waits for its `weft run`.
 const exitKept = 30 * time.Second
 
-// removeEnded removes the --rm sandboxes whose processes ended while no agent was there.
+// removeEnded removes the --rm sandboxes whose processes ended while no agent was there, and finishes what removals the last agent had begun.
 func (a *Agent) removeEnded(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, s := range a.boxes.snapshot() {
-		if !s.AutoRemove || s.Status != record.SandboxExited {
+		if !s.Removing && (!s.AutoRemove || s.Status != record.SandboxExited) {
 			continue
 		}
 		wg.Go(func() {
-			if !s.Detached {
+			if !s.Removing && !s.Detached {
 				select {
 				case <-a.clock.After(exitKept):
 				case <-ctx.Done():
 					return
 				}
 			}
-			if _, err := a.RemoveSandbox(ctx, string(s.ID), false); err != nil && ctx.Err() == nil {
+			if _, err := a.RemoveSandbox(ctx, string(s.ID), s.Removing); err != nil && ctx.Err() == nil {
 				a.log.Warn("cannot remove a sandbox that has ended", "sandbox", s.Name, "error", err)
 			}
 		})

@@ -40,7 +40,7 @@ func (a *Agent) StopSandbox(ctx context.Context, ref string, how api.Stopping) (
 	if err := ours(s, "stopped"); err != nil {
 		return nil, err
 	}
-	if s, err = a.leaveDown(ctx, s.ID); err != nil || s.Status != record.SandboxRunning {
+	if s, err = a.leaveDown(ctx, s.ID, false); err != nil || s.Status != record.SandboxRunning {
 		return s, err
 	}
 	sig, timeout := stopping(s, how)
@@ -64,7 +64,7 @@ func (a *Agent) SignalSandbox(ctx context.Context, ref string, sig syscall.Signa
 		return api.Refuse(api.InUse, "cannot kill sandbox: %s: sandbox %s is not running", ref, record.ShortID(s.ID))
 	}
 	if ends(s, sig) {
-		if s, err = a.leaveDown(ctx, s.ID); err != nil || s.Status != record.SandboxRunning {
+		if s, err = a.leaveDown(ctx, s.ID, false); err != nil || s.Status != record.SandboxRunning {
 			return err
 		}
 	}
@@ -84,8 +84,8 @@ func ends(s *record.Sandbox, sig syscall.Signal) bool {
 }
 
 // leaveDown notes that a user wants a sandbox to be down: when its process has ended it stays so, and one that waits to be started again is
-// down now. It returns the sandbox as it is then.
-func (a *Agent) leaveDown(ctx context.Context, id record.SandboxID) (*record.Sandbox, error) {
+// down now. One that is to be removed then is so by the next agent too. It returns the sandbox as it is then.
+func (a *Agent) leaveDown(ctx context.Context, id record.SandboxID, remove bool) (*record.Sandbox, error) {
 	done, err := a.boxes.lock(ctx, id)
 	if err != nil {
 		return nil, err
@@ -98,11 +98,11 @@ func (a *Agent) leaveDown(ctx context.Context, id record.SandboxID) (*record.San
 	switch {
 	case s.Status == record.SandboxRestarting:
 		next := edited(s)
-		next.Stopped, next.Again = true, false
+		next.Stopped, next.Again, next.Removing = true, false, remove
 		return next, a.giveUp(ctx, next)
-	case s.Status == record.SandboxRunning && (!s.Stopped || s.Again):
+	case s.Status == record.SandboxRunning && (!s.Stopped || s.Again || remove && !s.Removing):
 		next := edited(s)
-		next.Stopped, next.Again = true, false
+		next.Stopped, next.Again, next.Removing = true, false, remove
 		return next, a.boxes.put(ctx, next)
 	}
 	return s, nil

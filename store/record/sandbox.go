@@ -35,6 +35,7 @@ type Sandbox struct {
 	Restarts    int               `json:"restarts,omitempty"`     // by the policy, since the last start by a user
 	Stopped     bool              `json:"stopped,omitempty"`      // a user ended it: the policy leaves it down until a user starts it
 	Again       bool              `json:"again,omitempty"`        // a user's restart is under way: it is started when its process has ended, whatever its policy
+	Removing    bool              `json:"removing,omitempty"`     // a user's removal is under way: it goes when its process has ended
 	StopSignal  int               `json:"stop_signal,omitempty"`  // 0: SIGTERM
 	StopTimeout *time.Duration    `json:"stop_timeout,omitempty"` // before SIGKILL; nil: 10 s; negative: without end
 	External    string            `json:"external,omitempty"`     // netns:PATH, pid:N or docker:ID: a namespace that others made; weft runs nothing in it
