@@ -62,6 +62,7 @@ func (c Config) addresses() string {
 // Server is a running server.
 type Server struct {
 	e       *embed.Etcd
+	addr    string // of this host's agent's listener
 	lock    *os.File
 	once    sync.Once
 	closing atomic.Bool // read by the log
@@ -79,7 +80,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{lock: lock}
 	for try := 0; ; try++ {
 		var again bool
-		if s.e, again, err = listen(cfg, &s.closing); !again || try == portTries {
+		if again, err = s.listen(cfg); !again || try == portTries {
 			break
 		}
 	}
@@ -119,31 +120,32 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // listen starts etcd. A port that was free a moment ago may be taken now: again says that another one may do.
-func listen(cfg Config, closing *atomic.Bool) (e *embed.Etcd, again bool, err error) {
+func (s *Server) listen(cfg Config) (again bool, err error) {
 	var own ownAddrs
 	if own.peer, err = freeAddr("127.0.0.1"); err == nil {
 		own.http, err = freeAddr("127.0.0.1")
 	}
 	if err != nil {
-		return nil, false, err
+		return false, err
 	}
-	addr, chosen := cfg.Listen, false
-	host, port, err := net.SplitHostPort(addr)
+	chosen := false
+	s.addr = cfg.Listen
+	host, port, err := net.SplitHostPort(s.addr)
 	if err != nil {
-		return nil, false, fmt.Errorf("%q is not ADDRESS:PORT", addr)
+		return false, fmt.Errorf("%q is not ADDRESS:PORT", s.addr)
 	}
 	if port == "0" {
 		chosen = true
-		if addr, err = freeAddr(host); err != nil {
-			return nil, false, err
+		if s.addr, err = freeAddr(host); err != nil {
+			return false, err
 		}
 	}
-	e, err = embed.StartEtcd(config(cfg, addr, own, closing))
+	s.e, err = embed.StartEtcd(config(cfg, s.addr, own, &s.closing))
 	if err == nil || !strings.Contains(err.Error(), unix.EADDRINUSE.Error()) {
-		return e, false, err
+		return false, err
 	}
 	others := cfg.Others != nil && strings.Contains(err.Error(), cfg.Others.Listen)
-	return e, chosen && !others || strings.Contains(err.Error(), own.peer) || strings.Contains(err.Error(), own.http), err
+	return chosen && !others || strings.Contains(err.Error(), own.peer) || strings.Contains(err.Error(), own.http), err
 }
 
 // ownAddrs are where etcd listens on loopback because it must, for other members and for plain HTTP.
@@ -171,14 +173,7 @@ func config(cfg Config, client string, own ownAddrs, closing *atomic.Bool) *embe
 }
 
 // Endpoint is where this host's agent reaches the server, ADDRESS:PORT.
-func (s *Server) Endpoint() string {
-	for _, l := range s.e.Clients {
-		if a, ok := l.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() {
-			return a.String()
-		}
-	}
-	return s.e.Clients[0].Addr().String()
-}
+func (s *Server) Endpoint() string { return s.addr }
 
 // Close ends the server; the data stay.
 func (s *Server) Close() {
