@@ -280,6 +280,14 @@ func (f *fake) InspectHost(_ context.Context, r *weftv1.InspectHostRequest) (*we
 	}
 	return nil, status.Errorf(codes.NotFound, "no such host: %s", r.Ref)
 }
+func (f *fake) CreateToken(_ context.Context, r *weftv1.CreateTokenRequest) (*weftv1.CreateTokenResponse, error) {
+	token := "weft1.for-" + r.Ttl.AsDuration().String()
+	join := "192.0.2.11:2376"
+	if r.Ttl.AsDuration() < time.Hour {
+		join = "192.0.2.11:2377"
+	}
+	return &weftv1.CreateTokenResponse{Token: token, Join: join, Expires: timestamppb.New(time.Unix(1767225600, 0).Add(r.Ttl.AsDuration()))}, f.note(r, "token")
+}
 func (f *fake) RemoveHost(_ context.Context, r *weftv1.RemoveHostRequest) (*weftv1.RemoveHostResponse, error) {
 	return &weftv1.RemoveHostResponse{Id: oldID, Name: r.Ref, Endpoints: 2}, f.note(r, r.Ref)
 }
