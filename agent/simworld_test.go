@@ -68,7 +68,8 @@ type mutation struct {
 	txn     func(store.Txn) store.Txn
 	machine func(*machine)
 	life    func(*Agent)
-	far     time.Duration // how long a way to the store may take; 0: as the seed says
+	far     time.Duration             // how long a way to the store may take; 0: as the seed says
+	last    func(*simWorld, *simHost) // what happens at the end of each history, for what is too rare to be waited for; nil: nothing
 }
 
 func newSimWorld(seed uint64, dir string, log *slog.Logger, m mutation) *simWorld {
@@ -175,6 +176,12 @@ func simulate(t *testing.T, seed uint64, steps int, dir string, log *slog.Logger
 			w.look()
 		}
 		w.calls.Wait()
+		if m.last != nil {
+			m.last(w, w.hosts[0])
+			_ = sleep(context.Background(), simCall)
+			synctest.Wait()
+			w.look()
+		}
 		if len(w.failed()) == 0 {
 			w.heal()
 			w.converge()

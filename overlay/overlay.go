@@ -42,7 +42,7 @@ type Network struct {
 // Names within a network's namespace.
 const (
 	BridgeName = "br0"
-	TunnelName  = "vx0"
+	TunnelName = "vx0"
 	uplinkName = "up0"
 	portSet    = "ports"
 	portTable  = "bridge weft"
