@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"weft/identity"
 	"weft/store"
 	"weft/store/open"
 )
@@ -20,11 +24,13 @@ const networksPrefix = "networks/"
 // records opens the store's client.
 func (c *cluster) records() *records {
 	c.t.Helper()
-	node, url := c.hosts[0].Node, "etcd://"+netip.AddrPortFrom(c.hosts[0].Addr, 2379).String()+"/weft"
+	var s store.Store
+	var err error
 	if c.backend != nil {
-		node, url = c.backend.node, c.backend.url
+		s, err = open.Open(c.backend.url, nil, open.Options{Dial: c.backend.node.Dial})
+	} else {
+		s, err = c.embedded()
 	}
-	s, err := open.Open(url, nil, open.Options{Dial: node.Dial})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -34,6 +40,17 @@ func (c *cluster) records() *records {
 		}
 	})
 	return &records{c.t, s}
+}
+
+// embedded is a client of the etcd in the first host's agent, with that host's certificate.
+func (c *cluster) embedded() (store.Store, error) {
+	h := c.hosts[0]
+	keeper, err := identity.Open(filepath.Join(h.StateDir, "pki"), time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	url := "etcd://" + netip.AddrPortFrom(h.Addr, 2379).String() + "/weft"
+	return open.Open(url, map[string]string{"kv.certificate": "host"}, open.Options{Dial: h.Dial, Certificate: keeper.ClientTLS(identity.Host{})})
 }
 
 // endpoints are the keys of all networks' partitions, by their kind: ep, addr, name. The values of addr and name are endpoint IDs.

@@ -79,20 +79,11 @@ func (c *cli) prune(ctx context.Context, asked []*weftv1.Filter, choose func(*we
 
 // sayUnknown names the networks that are left alone because nobody can tell now whether they are used.
 func (c *cli) sayUnknown(ctx context.Context) error {
-	out, err := call(ctx, c, (*client).ListNetworks, &weftv1.ListNetworksRequest{Filters: []*weftv1.Filter{{Key: "type", Value: "custom"}}})
-	if err != nil {
-		return err
+	out, err := call(ctx, c, (*client).ListEndpoints, &weftv1.ListEndpointsRequest{})
+	if err == nil && len(out.UnknownNetworks) > 0 {
+		fmt.Fprintf(c.env.Err, "WARNING: %s: not looked at, since the cluster store is not reachable\n", strings.Join(out.UnknownNetworks, ", "))
 	}
-	var unknown []string
-	for _, n := range out.Networks {
-		if n.EndpointCount < 0 {
-			unknown = append(unknown, n.Name)
-		}
-	}
-	if len(unknown) > 0 {
-		fmt.Fprintf(c.env.Err, "WARNING: %s: not looked at, since the cluster store is not reachable\n", strings.Join(unknown, ", "))
-	}
-	return nil
+	return err
 }
 
 // pruneFilter is the part of the filters that the agent does not know.

@@ -56,9 +56,9 @@ func TestPrune(t *testing.T) {
 // Where nobody can tell whether a network is used, it is said that it is left alone.
 func TestPruneSaysWhatItDidNotLookAt(t *testing.T) {
 	f, s := newFake(), newShell(t)
-	f.networks = []*weftv1.Network{{Id: oldID, Name: "old", EndpointCount: -1}}
+	f.unknown = true
 	f.serve(t, s.path)
-	if r := s.run("network", "prune", "-f"); r.code != 0 || !strings.Contains(r.err, "WARNING: old: not looked at, since the cluster store is not reachable") {
+	if r := s.run("network", "prune", "-f"); r.code != 0 || !strings.Contains(r.err, "WARNING: web, db: not looked at, since the cluster store is not reachable") {
 		t.Errorf("got %+v", r)
 	}
 }
