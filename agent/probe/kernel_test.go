@@ -247,3 +247,34 @@ func TestANamespaceThatGoesIsLetGoOf(t *testing.T) {
 	h.prober.Look()
 	h.until(t, Answers, 10*time.Second)
 }
+
+// Somebody deletes the tunnel, and the agent makes it again: probes take the new one.
+func TestATunnelThatIsMadeAgainIsProbed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.probe()
+	for _, h := range w.hosts {
+		h.until(t, Answers, 5*time.Second)
+	}
+	h := w.hosts[1]
+	run(t, overlay.NetnsPath(h.set, w.n.ID), "ip", "link", "delete", "vx0")
+	run(t, overlay.NetnsPath(h.set, w.n.ID), "ip", "link", "add", "other0", "type", "bridge") // takes the next index
+	have := w.want(h)
+	for k := range have {
+		if k.Link == "vx0" {
+			delete(have, k)
+		}
+	}
+	w.change(h, w.want(h), have)
+	for _, h := range w.hosts { // either asks and answers, again and again
+		for range 2 {
+			begun := time.Now()
+			for p := h.prober.Path(string(h.far.id)); !p.Answered.After(begun); p = h.prober.Path(string(h.far.id)) {
+				if time.Since(begun) > 15*time.Second {
+					t.Fatalf("%s asks and is not answered: %+v", h.id, p)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+	}
+}

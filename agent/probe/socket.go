@@ -85,12 +85,17 @@ func dialPacket(w Way, link string, protocol uint16) (*packetSocket, error) {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
+// send sends by the tunnel. Where that has gone, another in its place included, the socket is of no use any more and dies.
 func (s *packetSocket) send(frame []byte) error {
 	var err error
 	werr := s.raw.Write(func(fd uintptr) bool {
 		err = unix.Sendto(int(fd), frame, 0, &unix.SockaddrLinklayer{Protocol: htons(EtherType), Ifindex: s.tunnel})
 		return !errors.Is(err, unix.EAGAIN)
 	})
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		_ = s.file.Close()
+		return fmt.Errorf("%w: %w", ErrNoWay, err)
+	}
 	return errors.Join(werr, err)
 }
 
