@@ -289,3 +289,82 @@ func crowd(n int) kernel.VIP {
 	}
 	return s
 }
+
+// Whoever sends while the table is replaced is answered by a member right after, also one whose first packet met the old table on its way.
+func TestDatagramsThatMeetAChangeMoveOn(t *testing.T) {
+	b := newBalancing(t, "10.9.0.2", "10.9.0.3")
+	const vip, rounds = "10.9.0.254", 25
+	members := []string{"10.9.0.2", "10.9.0.3"}
+	b.put(t, service(vip, members[0]))
+	for i := range rounds {
+		// Given connections that have begun before, and others that begin all the time
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		var mu sync.Mutex // guards conns
+		var conns []net.Conn
+		for range 4 {
+			wg.Go(func() {
+				var mine []net.Conn
+				netnstest.In(t, b.ns, func() error {
+					for len(mine) < 100 {
+						select {
+						case <-stop:
+							return nil
+						default:
+						}
+						c, err := net.Dial("udp", vip+":80")
+						if err != nil {
+							return err
+						}
+						mine = append(mine, c)
+						for _, c := range mine[max(0, len(mine)-3):] {
+							_, _ = c.Write([]byte("x"))
+						}
+					}
+					return nil
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				conns = append(conns, mine...)
+			})
+		}
+		time.Sleep(2 * time.Millisecond)
+		// When the only member goes and another comes
+		member := members[(i+1)%2]
+		b.put(t, service(vip, member))
+		close(stop)
+		wg.Wait()
+		// Then all are with the new one
+		wrong := 0
+		for _, c := range conns {
+			if who, err := last(c); err != nil || who != member {
+				wrong++
+				if wrong == 1 {
+					t.Errorf("round %d: a connection of %d is with %q: %v", i, len(conns), who, err)
+				}
+			}
+			_ = c.Close()
+		}
+		if wrong > 0 {
+			t.Errorf("round %d: %d of %d connections are with who is no member", i, wrong, len(conns))
+		}
+	}
+}
+
+// last asks who is at the other end, and takes no answer to an earlier question for it.
+func last(c net.Conn) (string, error) {
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		for b := make([]byte, 64); err == nil; {
+			_, _, err = syscall.Recvfrom(int(fd), b, syscall.MSG_DONTWAIT)
+		}
+		return true
+	})
+	if err != nil {
+		return "", err
+	}
+	return ask(c)
+}

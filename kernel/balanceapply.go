@@ -27,7 +27,7 @@ func putBalance(c *conn, t *nftables.Table, b Balance, there bool) error {
 	if err != nil {
 		return fmt.Errorf("replace nftables table: %w", err)
 	}
-	if err := forget(c, b); err != nil {
+	if err := forget(c, b, there); err != nil {
 		return err
 	}
 	err = inTxn(c, func(n *nftables.Conn) error {

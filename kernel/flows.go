@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -35,13 +36,34 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// forget deletes the connections that a Balance leaves. A dump that was interrupted is repeated: what it did not show may be one of them.
-func forget(c *conn, b Balance) error {
+// Looks for connections that a Balance leaves, and the pause between them. A packet that met the old table makes its connection only when it leaves
+// the namespace, and no list shows it before: that is microseconds, unless its process was put off in between.
+const (
+	forgetLooks = 3
+	forgetPause = time.Millisecond
+)
+
+// forget deletes the connections that a Balance leaves: at once, and where it replaced a table again, those that packets have made meanwhile.
+func forget(c *conn, b Balance, replaced bool) error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(c.ns.Fd()), unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("open conntrack: %w", err)
 	}
 	defer h.Close()
+	if err := forgetOnce(h, b); err != nil || !replaced {
+		return err
+	}
+	for range forgetLooks - 1 {
+		time.Sleep(forgetPause)
+		if err := forgetOnce(h, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetOnce deletes what is there. A dump that was interrupted is repeated: what it did not show may be one of them.
+func forgetOnce(h *netlink.Handle, b Balance) error {
 	for _, six := range []bool{false, true} {
 		family := netlink.InetFamily(unix.AF_INET)
 		if six {
