@@ -61,8 +61,9 @@ func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joine
 			}
 			return nil
 		},
-		follow: func(context.Context) error { return nil },
-		fatal:  func(err error) { j.fatal <- err },
+		follow:  func(context.Context) error { return nil },
+		created: func() {},
+		fatal:   func(err error) { j.fatal <- err },
 	}, id)
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
