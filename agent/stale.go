@@ -104,28 +104,39 @@ func (a *Agent) holdingOf(ctx context.Context, ep *record.Endpoint) (h holding, 
 	return vacant, "host " + name + " says that it has no such sandbox"
 }
 
-// blocking returns an endpoint of another host that has the name or an address that an attachment wants; nil where none does. It is pure.
-func blocking(net *record.Net, self record.HostID, name string, want record.Attachment) *record.Endpoint {
-	other := func(ep *record.Endpoint, taken bool) *record.Endpoint {
-		if !taken || ep.ID == want.Endpoint || ep.Host == self {
-			return nil
-		}
-		return ep
+// rival is an endpoint of another host that has what an attachment wants.
+type rival struct {
+	*record.Endpoint
+	has string // the address that is wanted, in words; "": the name
+}
+
+// says tells in Docker's words whose it is.
+func (r rival) says(network, host string) string {
+	if r.has == "" {
+		return fmt.Sprintf("container already connected to network %s: endpoint %s is of host %s", network, r.Name, host)
 	}
-	if ep := other(net.ByName(name)); ep != nil {
-		return ep
+	return fmt.Sprintf("Address already in use: %s belongs to %s on host %s", r.has, r.Name, host)
+}
+
+// blocking returns what has the name or an address that an attachment wants, on another host. It is pure.
+func blocking(net *record.Net, self record.HostID, name string, want record.Attachment) (rival, bool) {
+	other := func(ep *record.Endpoint, taken bool) bool { return taken && ep.ID != want.Endpoint && ep.Host != self }
+	if ep, taken := net.ByName(name); other(ep, taken) {
+		return rival{Endpoint: ep}, true
 	}
-	if ep := other(net.ByMAC(want.MAC)); ep != nil {
-		return ep
+	if ep, taken := net.ByMAC(want.MAC); other(ep, taken) {
+		return rival{ep, "hardware address " + string(want.MAC)}, true
 	}
 	for f := range families {
-		if addr := asked(want, f); addr.IsValid() {
-			if ep := other(net.ByAddr(addr)); ep != nil {
-				return ep
-			}
+		addr := asked(want, f)
+		if !addr.IsValid() {
+			continue
+		}
+		if ep, taken := net.ByAddr(addr); other(ep, taken) {
+			return rival{ep, addr.String()}, true
 		}
 	}
-	return nil
+	return rival{}, false
 }
 
 // makeWay deals with endpoints of other hosts that have the name, or an address, that is wanted: one that its host does not have any more goes; where
@@ -140,30 +151,30 @@ func (a *Agent) makeWay(ctx context.Context, as registry.Actor, n *record.Networ
 		if !ok {
 			return nil
 		}
-		ep := blocking(net, as.Host, name, want)
-		if ep == nil {
+		ep, blocks := blocking(net, as.Host, name, want)
+		if !blocks {
 			return nil
 		}
-		h, why := a.holdingOf(ctx, ep)
+		h, why := a.holdingOf(wait, ep.Endpoint)
 		switch h {
 		case held:
 			return nil // and the claim says what there is to say
 		case vacant:
-			if err := a.clearStale(ctx, as, n, ep, why); err != nil {
+			if err := a.clearStale(ctx, as, n, ep.Endpoint, why); err != nil {
 				return err
 			}
 			continue
 		case graced:
 			lost, _ := a.lostFor(ep.Host)
-			return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, which has been lost for %s; its record goes by itself in %s, and at once with: weft network disconnect -f %s %s",
-				n.Name, ep.Name, a.hostName(ep.Host), lost.Round(time.Second), max(a.cfg.StaleGrace-lost, time.Second).Round(time.Second), n.Name, ep.Name)
+			return api.Refuse(api.Exists, "%s, which has been lost for %s; its record goes by itself in %s, and at once with: weft network disconnect -f %s %s",
+				ep.says(n.Name, a.hostName(ep.Host)), lost.Round(time.Second), max(a.cfg.StaleGrace-lost, time.Second).Round(time.Second), n.Name, ep.Name)
 		}
 		select {
 		case <-changed:
 		case <-a.clock.After(settleEvery):
 		case <-wait.Done():
-			return api.Refuse(api.Exists, "container already connected to network %s: endpoint %s is of host %s, and %s; once that host is lost its record goes by itself within %s, and at once with: weft network disconnect -f --live %s %s",
-				n.Name, ep.Name, a.hostName(ep.Host), why, a.cfg.StaleGrace, n.Name, ep.Name)
+			return api.Refuse(api.Exists, "%s, and %s; once that host is lost its record goes by itself within %s, and at once with: weft network disconnect -f --live %s %s",
+				ep.says(n.Name, a.hostName(ep.Host)), why, a.cfg.StaleGrace, n.Name, ep.Name)
 		}
 	}
 }

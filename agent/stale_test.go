@@ -123,23 +123,23 @@ func TestWhatIsInTheWayOfAnAttachment(t *testing.T) {
 	for name, c := range map[string]struct {
 		sandbox string
 		at      record.Attachment
-		want    record.EndpointID
+		want    string
 	}{
 		"nothing":                         {"new", record.Attachment{}, ""},
-		"its name, in other letters":      {"DB", record.Attachment{}, "theirs"},
-		"its address":                     {"new", record.Attachment{IP: ip}, "theirs"},
-		"its hardware address":            {"new", record.Attachment{MAC: "02:42:0a:01:00:32"}, "theirs"},
+		"its name, in other letters":      {"DB", record.Attachment{}, "container already connected to network net: endpoint db is of host beta"},
+		"its address":                     {"new", record.Attachment{IP: ip}, "Address already in use: 10.1.0.50 belongs to db on host beta"},
+		"its hardware address":            {"new", record.Attachment{MAC: "02:42:0a:01:00:32"}, "Address already in use: hardware address 02:42:0a:01:00:32 belongs to db on host beta"},
 		"a name of this host":             {"web", record.Attachment{}, ""}, // which clears its own
 		"what it had itself":              {"db", record.Attachment{Endpoint: "theirs"}, ""},
 		"an address that it once had":     {"new", record.Attachment{Addrs: []netip.Addr{ip}}, ""}, // another will do
 		"an address that nobody else has": {"new", record.Attachment{IP: netip.MustParseAddr("10.1.0.99")}, ""},
 	} {
-		got := record.EndpointID("")
-		if ep := blocking(net, "a", c.sandbox, c.at); ep != nil {
-			got = ep.ID
+		got := ""
+		if ep, blocks := blocking(net, "a", c.sandbox, c.at); blocks {
+			got = ep.says("net", "beta")
 		}
 		if got != c.want {
-			t.Errorf("%s: %q is in the way, want %q", name, got, c.want)
+			t.Errorf("%s: it says %q, want %q", name, got, c.want)
 		}
 	}
 }
