@@ -291,10 +291,13 @@ func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string,
 	return a.clearEndpoint(ctx, as, n, ep, registry.Clearing{Live: true, Word: true}, "network disconnect -f: "+why)
 }
 
-// wasCleared tells whether an endpoint of a network was cleared, and its host has not heard of it yet.
+// wasCleared tells whether an endpoint of a network, by what users know of it, was cleared, and its host has not heard of it yet.
 func (a *Agent) wasCleared(n record.NetworkID, ref string) bool {
 	for c := range a.follower.Picture().AllCleared() {
-		if c.Network == n && (record.Fold(c.Name) == record.Fold(ref) || string(c.Endpoint) == ref || record.ShortID(c.Endpoint) == ref) {
+		if c.Network != n || ref == "" {
+			continue
+		}
+		if record.Fold(c.Name) == record.Fold(ref) || strings.HasPrefix(string(c.Endpoint), ref) || strings.HasPrefix(string(c.Sandbox), ref) {
 			return true
 		}
 	}

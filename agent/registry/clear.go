@@ -79,7 +79,7 @@ func (r *Registry) clearOnce(ctx context.Context, as Actor, n record.NetworkID, 
 				t.del(k)
 			}
 			if c.Word {
-				t.put(record.ClearedKey(id), &record.Cleared{Endpoint: id, Network: n, Host: ep.Host, Name: ep.Name, By: as.Host, At: r.cfg.Now().UTC()})
+				t.put(record.ClearedKey(id), &record.Cleared{Endpoint: id, Network: n, Sandbox: ep.Sandbox, Host: ep.Host, Name: ep.Name, By: as.Host, At: r.cfg.Now().UTC()})
 			}
 		}
 		out.rev, err = r.commit(ctx, t)

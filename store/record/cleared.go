@@ -14,7 +14,8 @@ import (
 type Cleared struct {
 	Endpoint EndpointID `json:"endpoint"`
 	Network  NetworkID  `json:"network"`
-	Host     HostID     `json:"host"` // whose endpoint it was
+	Sandbox  SandboxID  `json:"sandbox,omitempty"` // earlier versions did not say
+	Host     HostID     `json:"host"`              // whose endpoint it was
 	Name     string     `json:"name"`
 	By       HostID     `json:"by"`
 	At       time.Time  `json:"at"`
