@@ -270,6 +270,7 @@ func TestAnAgentIsKilledAndNobodyNotices(t *testing.T) {
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h3.box("a", "web"), h2.box("b", "web", "--ip", "10.0.0.77").echo()
 	a2 := h2.box("a2", "web")
+	h1.box("first", "web") // which brings the entry of host1's end of the tunnel
 	addrA, addrB := a.addr("web"), b.addr("web")
 	eventually(t, settle, func() error { return a.reaches(addrB) })
 
