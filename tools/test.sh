@@ -109,7 +109,7 @@ gotests() {
 # The stories of whole hosts on each store, or on $STORE alone. What is about no store of ours runs once, with etcd.
 e2e() {
   root
-  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost)'
+  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost|TestAnOperationIsCutShort|TestDoctorIsQuick|TestDrift)'
   for store in ${STORE:-etcd consul zk}; do
     echo "== whole hosts in namespaces, on $store"
     STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"
@@ -123,11 +123,11 @@ e2e() {
 # Each fuzz target for some thousand inputs from its corpus; go test runs one at a time. Inputs and not seconds: when time is up while an
 # input runs, go test can take that for a failure (golang/go#75804).
 fuzz() {
-  echo "== fuzz targets, ${FUZZTIME:-20000x} each"
+  echo "== fuzz targets, ${FUZZTIME:-10000x} each"
   local file name
   grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do
     grep -oE '^func Fuzz[A-Za-z0-9_]*' "$file" | while read -r _ name; do
-      go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-20000x}" "./$(dirname "$file")" </dev/null
+      go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-10000x}" "./$(dirname "$file")" </dev/null
     done
   done
 }
