@@ -63,5 +63,5 @@ func (a *Agent) undoIntent(ctx context.Context, s *record.Sandbox, at record.Att
 	}
 	defer a.uses.hold(at.Network)()
 	defer a.leases.kick()
-	return errors.Join(a.letGo(ctx, at.Network), a.moveDefault(ctx, s, next, at.Network))
+	return errors.Join(a.letGo(ctx, at.Network), a.moveDefault(ctx, s, next, at.Network), a.serveNames(ctx, next))
 }
