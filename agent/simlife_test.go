@@ -349,14 +349,15 @@ func (k simKernel) tooEarly(o kernel.Op) {
 	}
 }
 
-// takesAway looks whether an agent deletes the pair of a sandbox that is up and attached. The gate is held.
+// takesAway looks whether an agent deletes the pair of a sandbox that runs and is attached; the pair of its last run may still go while it is being
+// started, and the next one waits for that. The gate is held.
 func (k simKernel) takesAway(o kernel.Op) {
 	v, pair := o.Obj.Spec.(kernel.Veth)
 	if o.Verb != kernel.Del || !pair {
 		return
 	}
 	for id, s := range k.agent.boxes.snapshot() {
-		if !s.Up || v.Peer.NS != (simRunner{k.simLife}).NetnsPath(string(id)) {
+		if !s.Up || s.Status != record.SandboxRunning || v.Peer.NS != (simRunner{k.simLife}).NetnsPath(string(id)) {
 			continue
 		}
 		for _, at := range s.Attachments {

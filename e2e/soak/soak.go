@@ -32,7 +32,6 @@ type soak struct {
 	probes  []*way
 	report  *Report
 	began   time.Time
-	storeUp bool
 }
 
 // host is a host with the client of its agent.
