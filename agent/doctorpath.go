@@ -80,19 +80,6 @@ func probePairs(all []tunnel) []probe.Pair {
 	return out
 }
 
-// tunnelAnswers tells what is known of whether a host's agent answers through the tunnel: known is false where no network is shared with it, or it
-// was not asked yet. It does not wait. Age is how old that is.
-func (a *Agent) tunnelAnswers(h record.HostID) (yes, known bool, age time.Duration) {
-	p := a.probes.Path(string(h))
-	switch p.State {
-	case probe.Answers, probe.BlackHole:
-		return true, true, a.clock.Now().Sub(p.Answered)
-	case probe.Silent:
-		return false, true, a.clock.Now().Sub(p.Asked)
-	}
-	return false, false, 0
-}
-
 // askTunnel asks a host's agent through the tunnel now, for a second at most.
 func (a *Agent) askTunnel(ctx context.Context, h record.HostID) (yes, known bool) {
 	for range askTimes {

@@ -206,10 +206,11 @@ func (l *simLife) machine() machine {
 		serve: func(ctx context.Context, _ net.Listener, _ *Agent) error {
 			close(l.up)
 			<-ctx.Done()
-			l.cancel() // no call begins any more
-			l.gate.Lock()
-			l.gate.Unlock() //nolint:staticcheck // one that began is counted
-			l.calls.Wait()
+			l.cancel()    // no call begins any more
+			l.gate.Lock() // one that began is counted
+			begun := &l.calls
+			l.gate.Unlock()
+			begun.Wait()
 			return nil
 		},
 	}
@@ -357,7 +358,7 @@ func (k simKernel) takesAway(o kernel.Op) {
 		return
 	}
 	for id, s := range k.agent.boxes.snapshot() {
-		if !s.Up || s.Status != record.SandboxRunning || v.Peer.NS != (simRunner{k.simLife}).NetnsPath(string(id)) {
+		if !s.Up || s.Status != record.SandboxRunning || v.Peer.NS != simRunner(k).NetnsPath(string(id)) {
 			continue
 		}
 		for _, at := range s.Attachments {

@@ -20,18 +20,18 @@ import (
 
 // soak is one run.
 type soak struct {
-	cfg     config
-	lab     *lab.Lab
-	node    *lab.Node // the store's
-	server  *server.Cluster
-	client  store.Store // beside the agents'
-	hosts   []*host
-	world   *world
-	rand    *rand.Rand
-	stays   []*stayer
-	probes  []*way
-	report  *Report
-	began   time.Time
+	cfg    config
+	lab    *lab.Lab
+	node   *lab.Node // the store's
+	server *server.Cluster
+	client store.Store // beside the agents'
+	hosts  []*host
+	world  *world
+	rand   *rand.Rand
+	stays  []*stayer
+	probes []*way
+	report *Report
+	began  time.Time
 }
 
 // host is a host with the client of its agent.
