@@ -92,7 +92,7 @@ func effect(s state, q ask, a answer) (state, bool) {
 		if q.what == "" { // in the history of all networks
 			return s.without(string(q.net)), true
 		}
-		return state{}, len(s) == 1 // nothing but the network itself
+		return state{}, len(s) <= 1 // nothing but the network itself; or another has finished the same removal, which is as good
 	case toAttach:
 		_, exists := s[there]
 		if !exists || s.taken("name "+q.name, string(q.ep)) || s.taken("addr "+q.what, string(q.ep)) {
