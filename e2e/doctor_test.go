@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,29 +161,4 @@ func TestDoctorFindsWhatIsInTheWay(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// How long it takes where all is well.
-func TestDoctorIsQuick(t *testing.T) {
-	t.Parallel()
-	c := up(t)
-	h1 := c.hosts[0]
-	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.1.0.0/24", "web")
-	for i, h := range c.hosts {
-		h.box(fmt.Sprintf("b%d", i), "web")
-	}
-	c.well()
-	for what, bound := range map[string]time.Duration{"": 3 * time.Second, "--quick": 1500 * time.Millisecond} {
-		var took []time.Duration
-		for range 7 {
-			began := time.Now()
-			h1.weft(strings.Fields("doctor -q " + what)...)
-			took = append(took, time.Since(began).Round(time.Millisecond))
-		}
-		slices.Sort(took)
-		t.Logf("doctor %s: %v", what, took)
-		if took[3] > bound {
-			t.Errorf("doctor %s takes %s", what, took[3])
-		}
-	}
 }

@@ -16,24 +16,24 @@ func TestASandboxIsCommandedFromAnotherHost(t *testing.T) {
 	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	client := h1.box("client", "web")
-	b := h2.box("b", "web", "-e", "PS1=ready>").echo()
+	b := h2.box("served", "web", "-e", "PS1=ready>").echo()
 	h1.knowsPeers()
 
 	// A command in it: its output and exit code, also where it cannot be run; what it reads; and its terminal.
-	if got := h1.weft("exec", "b", "echo", "from", "afar"); got != "from afar" {
+	if got := h1.weft("exec", "served", "echo", "from", "afar"); got != "from afar" {
 		t.Errorf("exec says %q", got)
 	}
-	if r := h1.try("exec", "b", "sh", "-c", "echo on its error output >&2; exit 42"); r.Code != 42 || r.Stderr != "on its error output\n" {
+	if r := h1.try("exec", "served", "sh", "-c", "echo on its error output >&2; exit 42"); r.Code != 42 || r.Stderr != "on its error output\n" {
 		t.Errorf("exit %d: %q", r.Code, r.Stderr)
 	}
-	h1.refuses(127, "nonsense", "exec", "b", "nonsense")
-	cat := h1.Command(within(t, patience), "exec", "-i", "host2/b", "cat")
+	h1.refuses(127, "nonsense", "exec", "served", "nonsense")
+	cat := h1.Command(within(t, patience), "exec", "-i", "host2/served", "cat")
 	large := bytes.Repeat([]byte("0123456789abcde\n"), 64<<10)
 	cat.Stdin = bytes.NewReader(large)
 	if got, err := cat.Output(); err != nil || !bytes.Equal(got, large) {
 		t.Errorf("of 1 MiB of input %d bytes came back: %v", len(got), err)
 	}
-	s := h1.terminal("exec", "-it", "b", "sh")
+	s := h1.terminal("exec", "-it", "served", "sh")
 	s.shows("ready>")
 	s.types("stty size\r")
 	s.shows("24 80")
@@ -65,21 +65,21 @@ func TestASandboxIsCommandedFromAnotherHost(t *testing.T) {
 
 	// Its networks and its life.
 	addr := b.addr("web")
-	h3.weft("network", "disconnect", "web", "b")
-	eventually(t, settle, func() error { return errors.Join(client.finds("b"), client.blind(addr)) })
-	h3.weft("network", "connect", "--alias", "again", "web", "b")
+	h3.weft("network", "disconnect", "web", "served")
+	eventually(t, settle, func() error { return errors.Join(client.finds("served"), client.blind(addr)) })
+	h3.weft("network", "connect", "--alias", "again", "web", "served")
 	eventually(t, settle, func() error { return client.finds("again", b.addr("web")) })
-	h1.refuses(1, "endpoint with name b already exists in network web", "network", "connect", "web", "b")
-	h1.weft("stop", "-t", "0", "b")
-	h1.refuses(1, "is not running (on host host2)", "exec", "b", "true")
-	h1.weft("start", "b")
-	h1.weft("restart", "-t", "0", "b")
-	h1.weft("rename", "b", "c")
-	if got := h3.weft("inspect", "-f", "{{.Name}} {{.State.Status}}", "c"); strings.TrimPrefix(got, "/") != "c running" {
+	h1.refuses(1, "endpoint with name served already exists in network web", "network", "connect", "web", "served")
+	h1.weft("stop", "-t", "0", "served")
+	h1.refuses(1, "is not running (on host host2)", "exec", "served", "true")
+	h1.weft("start", "served")
+	h1.weft("restart", "-t", "0", "served")
+	h1.weft("rename", "served", "moved")
+	if got := h3.weft("inspect", "-f", "{{.Name}} {{.State.Status}}", "moved"); strings.TrimPrefix(got, "/") != "moved running" {
 		t.Errorf("inspect says %q", got)
 	}
-	h1.refuses(1, "No such sandbox: b", "stop", "b")
-	h1.weft("rm", "-f", "host2/c")
+	h1.refuses(1, "No such sandbox: served", "stop", "served")
+	h1.weft("rm", "-f", "host2/moved")
 	h1.weft("store", "check")
 }
 
