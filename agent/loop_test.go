@@ -48,6 +48,12 @@ type site struct {
 
 func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbox) *site {
 	t.Helper()
+	return newSiteOn(t, w, k, func(e kernel.Executor) kernel.Executor { return e }, bs...)
+}
+
+// newSiteOn is newSite with something between the loop and its kernel.
+func newSiteOn(t testing.TB, w *memory.World, k *fake.Kernel, through func(kernel.Executor) kernel.Executor, bs ...*record.Sandbox) *site {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	s := &site{t: t, kernel: k, client: w.Client(), boxes: boxMap(bs...), begin: true, changes: make(chan []kernel.Change)}
 	s.follower = follow.New(follow.Config{Store: s.client, Log: log})
@@ -60,7 +66,7 @@ func newSite(t testing.TB, w *memory.World, k *fake.Kernel, bs ...*record.Sandbo
 		}
 	}
 	s.loop = newLoop(loopConfig{
-		log: log, clock: machineClock{}, exec: k, sight: newSight(s.follower, s.own),
+		log: log, clock: machineClock{}, exec: through(k), sight: newSight(s.follower, s.own),
 		settings: func() overlay.Settings {
 			return overlay.Settings{Self: self, VTEP: ip("192.0.2.1"), VXLANPort: 4789, NetnsDir: testDir}
 		},
