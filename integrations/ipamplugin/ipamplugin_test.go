@@ -191,7 +191,7 @@ func TestHang(t *testing.T) {
 	if !errors.As(err, &doubt) || !strings.Contains(err.Error(), "has not answered in time") || time.Since(begun) > 5*time.Second {
 		t.Errorf("after %s: %v", time.Since(begun), err)
 	}
-	if calls := books.Calls(); calls[len(calls)-2] != "Plugin.Activate" {
+	if calls := books.Calls(); len(calls) > 1 && calls[len(calls)-2] != "Plugin.Activate" { // it may not have come so far in time
 		t.Errorf("what gives something out was asked for twice: %v", calls)
 	}
 }
