@@ -53,7 +53,7 @@ func buildAgent(t *testing.T) string {
 // Given few samples, when all parts run, each has its rows with numbers in them. What the numbers are says nothing here.
 func TestEveryPartHasItsRows(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "report.json")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	var out, progress bytes.Buffer
 	if err := run(ctx, []string{"--quick", "--dir", labDir(t), "--weftd", buildAgent(t), "--json", file}, &out, &progress); err != nil {
