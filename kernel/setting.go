@@ -104,9 +104,17 @@ func (s *settings) control(f func(fd int) error) error {
 	return errors.Join(err, ferr)
 }
 
+// begin lets hear begin, also after a stop. It comes before hear has a goroutine of its own: a stop that follows at once is to end it.
+func (s *settings) begin() error {
+	if s.file == nil {
+		return nil
+	}
+	return s.file.SetReadDeadline(time.Time{})
+}
+
 // hear tells which settings were written, until stop, and what read says that they are now: those that weft writes wake it too.
 func (s *settings) hear(read func(Key) Spec, tell func(Change) bool) {
-	if s.file == nil || s.file.SetReadDeadline(time.Time{}) != nil {
+	if s.file == nil {
 		return
 	}
 	buf := make([]byte, 4<<10)
@@ -130,7 +138,7 @@ func (s *settings) hear(read func(Key) Spec, tell func(Change) bool) {
 	}
 }
 
-// stop ends hear; it can begin again.
+// stop ends hear, also one that has not come so far yet.
 func (s *settings) stop() error {
 	if s.file == nil {
 		return nil

@@ -53,6 +53,9 @@ func (k *Kernel) Watch(ctx context.Context, changes chan<- []Change) error {
 	if err != nil {
 		return errors.Join(err, routes.Close(), filters.Close())
 	}
+	if err := k.settings.begin(); err != nil {
+		return errors.Join(fmt.Errorf("watch settings: %w", err), routes.Close(), filters.Close(), mounts.Close())
+	}
 	tell := func(c Change) bool {
 		select {
 		case events <- c:

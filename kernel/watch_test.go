@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -324,4 +325,27 @@ func TestWhatIsOthersIsNoDrift(t *testing.T) {
 	}
 	harmIn(t, d.ns, "ip link delete user0; ip link delete user3; ip rule del from 172.31.0.3; nft delete table inet user")
 	d.quiet(t, "others' clearing up")
+}
+
+// Given a watch that is ended the moment it begins, when it has been begun, then it ends, and another can begin: an agent that gives up at its start would
+// hang otherwise.
+func TestAWatchEndsThatHasJustBegun(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "netns")
+	k := open(t, netnstest.NS(t, "host"), dir)
+	t.Cleanup(func() { clearDir(t, dir) })
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		done := make(chan error, 1)
+		go func() { done <- k.Watch(ended, make(chan []kernel.Change)) }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it goes on")
+		}
+	}
 }
