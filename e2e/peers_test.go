@@ -228,9 +228,12 @@ func TestStaleEndpointsAreClearedFromAThirdHost(t *testing.T) {
 	live := h2.box("live", "web").echo()
 	eventually(t, settle, func() error { return client.reaches(live.addr("web")) })
 	h3.weft("network", "disconnect", "-f", "--live", "web", "live")
-	if nets := live.view().NetworkSettings.Networks; len(nets) != 0 {
-		t.Errorf("live is in %v", nets)
-	}
+	eventually(t, settle, func() error {
+		if nets := live.view().NetworkSettings.Networks; len(nets) != 0 {
+			return fmt.Errorf("live is in %v", nets)
+		}
+		return nil
+	})
 	eventually(t, settle, func() error { return client.finds("live") })
 	must(t, h3.stale())
 
@@ -293,10 +296,13 @@ func TestTwoHostsOfOneName(t *testing.T) {
 	for _, args := range [][]string{{"host", "inspect", "host2"}, {"host", "rm", "host2"}, {"rm", "-f", "host2/b"}} {
 		h1.refuses(1, "host host2 is ambiguous", args...)
 	}
-	told := h1.weft("events", "--since", "1h", "--until", "0s", "-f", "type=host", "-f", "event=ambiguous", "--format", "{{.Actor.ID}}")
-	if !strings.Contains(told, id2) || !strings.Contains(told, id3) {
-		t.Errorf("host1 tells of %q, want %s and %s", told, id2, id3)
-	}
+	eventually(t, settle, func() error {
+		told := h1.weft("events", "--since", "1h", "--until", "0s", "-f", "type=host", "-f", "event=ambiguous", "--format", "{{.Actor.ID}}")
+		if !strings.Contains(told, id2) || !strings.Contains(told, id3) {
+			return fmt.Errorf("host1 tells of %q, want %s and %s", told, id2, id3)
+		}
+		return nil
+	})
 
 	h1.weft("network", "create", "-d", "overlay", "web")
 	client, b, d := h1.box("client", "web"), h2.box("b", "web").echo(), h3.box("d", "web").echo()
