@@ -253,30 +253,42 @@ func (l *loop) servePort(ctx context.Context, v view, r request, n overlay.Netwo
 	return l.apply(ctx, r.network, kernel.Missing(want, have))
 }
 
-// serve does what one request waits for: the one port where that is enough, else all of the network.
+// serve does what one request waits for. What cannot be done is tried once more on what the kernel has: somebody may have taken away, a moment ago, what
+// it builds on.
 func (l *loop) serve(ctx context.Context, v view, r request) error {
 	if r.ports != nil {
 		return l.servePorts(ctx, v, *r.ports)
 	}
+	err := l.serveQuick(ctx, v, r)
+	if err == nil || errors.Is(err, errLeaving) || ctx.Err() != nil {
+		return err
+	}
+	l.log.Debug("what was asked for could not be done; reading again what is there", "network", record.ShortID(r.network), "error", err)
+	l.readAll(ctx, v)
+	return l.serveWhole(ctx, v, r.network)
+}
+
+// serveQuick makes the one port where that is enough, else all of the network.
+func (l *loop) serveQuick(ctx context.Context, v view, r request) error {
 	n, ok := v.network(r.network)
 	if r.endpoint != "" && ok && l.built(r.network) && n.Record.Open() {
 		for _, p := range n.Ports {
 			if p.Endpoint.ID == r.endpoint {
-				err := l.servePort(ctx, v, r, n, p)
-				if err == nil || errors.Is(err, errLeaving) {
-					return err
-				}
-				l.log.Debug("a port could not be made alone; reading again what is there", "network", record.ShortID(r.network), "error", err)
-				l.readAll(ctx, v)
+				return l.servePort(ctx, v, r, n, p)
 			}
 		}
 	}
-	if ok { // the rules that it relies on come first
+	return l.serveWhole(ctx, v, r.network)
+}
+
+// serveWhole makes all of a network, the rules that it relies on first.
+func (l *loop) serveWhole(ctx context.Context, v view, id record.NetworkID) error {
+	if _, ok := v.network(id); ok {
 		if err := l.bringInLine(ctx, v, hostPart, follow.NetDirty{All: true}); err != nil {
 			return err
 		}
 	}
-	return l.bringInLine(ctx, v, r.network, follow.NetDirty{All: true})
+	return l.bringInLine(ctx, v, id, follow.NetDirty{All: true})
 }
 
 // errLeaving says that something of the same key is still in the lane.
