@@ -125,13 +125,36 @@ func echoes(ns string) (stop func(), err error) {
 	return func() { _ = c.Close(); wg.Wait() }, nil
 }
 
-// packets begins to send numbered datagrams from a namespace to an address, which echoes them.
-func (p *probe) packets(ns string, to netip.Addr) error {
-	var c net.Conn
-	err := lab.Within(ns, func() (err error) {
+// toEcho is a socket in a namespace for an address that echoes.
+func toEcho(ns string, to netip.Addr) (c net.Conn, err error) {
+	err = lab.Within(ns, func() (err error) {
 		c, err = net.Dial("udp4", netip.AddrPortFrom(to, echoPort).String())
 		return err
 	})
+	return c, err
+}
+
+// echoed sends one datagram and waits a moment for its echo.
+func echoed(ns string, to netip.Addr) error {
+	c, err := toEcho(ns, to)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	var b [8]byte
+	if err := c.SetDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		return err
+	}
+	if _, err := c.Write(b[:]); err != nil {
+		return err
+	}
+	_, err = c.Read(b[:])
+	return err
+}
+
+// packets begins to send numbered datagrams from a namespace to an address, which echoes them.
+func (p *probe) packets(ns string, to netip.Addr) error {
+	c, err := toEcho(ns, to)
 	if err != nil {
 		return fmt.Errorf("send along %s: %w", p.name, err)
 	}
@@ -241,13 +264,10 @@ func (p *probe) names(ns, name string, want netip.Addr) error {
 			case <-tick.C:
 			}
 			at := time.Now()
-			got, err := lookup(ns, name)
+			err := asked(ns, name, want)
 			now := time.Now()
 			p.mu.Lock()
 			p.count.sent++
-			if err == nil && !slices.Equal(got, []netip.Addr{want}) {
-				err = fmt.Errorf("%s is %v, want %s", name, got, want)
-			}
 			if err != nil {
 				p.lostOne(at, err.Error())
 			}
@@ -257,6 +277,15 @@ func (p *probe) names(ns, name string, want netip.Addr) error {
 	})
 	p.stop = func() { close(quit); wg.Wait() }
 	return nil
+}
+
+// asked asks for a name, which is to have this address.
+func asked(ns, name string, want netip.Addr) error {
+	got, err := lookup(ns, name)
+	if err == nil && !slices.Equal(got, []netip.Addr{want}) {
+		err = fmt.Errorf("%s is %v, want %s", name, got, want)
+	}
+	return err
 }
 
 // lookup asks a sandbox's own resolver. It is not Go's that asks, which has ideas of its own.

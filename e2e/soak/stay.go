@@ -59,7 +59,18 @@ func (s *soak) startStayers(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, w := range s.probes {
+	return s.beginWays(ctx, s.probes)
+}
+
+// beginWays waits until something gets through along each way, which is not counted: the other hosts hear of a sandbox a moment after it is up. From
+// then on everything is.
+func (s *soak) beginWays(ctx context.Context, ways []*way) error {
+	for _, w := range ways {
+		if err := s.until(ctx, w.works); err != nil {
+			return fmt.Errorf("nothing gets through along %s: %w", w.name, err)
+		}
+	}
+	for _, w := range ways {
 		if err := w.begin(); err != nil {
 			return err
 		}
@@ -73,6 +84,14 @@ func (s *soak) way(k kind, from, to *stayer) {
 		name = fmt.Sprintf("names   %s asks %s", from.name, to.name)
 	}
 	s.probes = append(s.probes, &way{newProbe(name), k, from, to})
+}
+
+// works tries a way once.
+func (w *way) works() error {
+	if w.kind == questions {
+		return asked(w.from.netns, w.to.name, w.to.addr)
+	}
+	return echoed(w.from.netns, w.to.addr)
 }
 
 // begin sends along a way.
@@ -148,10 +167,5 @@ func (s *soak) speak(ctx context.Context, host int) error {
 			return err
 		}
 	}
-	for _, w := range s.touching(host, func(*way) bool { return true }) {
-		if err := w.begin(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.beginWays(ctx, s.touching(host, func(*way) bool { return true }))
 }

@@ -104,6 +104,26 @@ func TestAnIdleAgentAsksLittle(t *testing.T) {
 	}
 }
 
+// settles waits for a period in which at most so many connections are tried, and requests made. At first each watch and each feed tries once or twice,
+// on a busy machine one late; those that spin never settle.
+func settles(t *testing.T, c *counter, period time.Duration, most int) {
+	t.Helper()
+	const periods = 5
+	for n := 1; ; n++ {
+		c.reset()
+		time.Sleep(period)
+		dials, requests := c.reset()
+		t.Logf("%d connections tried, %d requests in %v", dials, requests, period)
+		if dials <= most && requests <= most {
+			return
+		}
+		if n == periods {
+			t.Errorf("still %d connections and %d requests in %v", dials, requests, period)
+			return
+		}
+	}
+}
+
 // Watches of a store that refuses connections, or refuses the client, try again a few times a second at most, however many they are.
 func TestWatchesThatCannotBeginDoNotSpin(t *testing.T) {
 	guarded := secure(t)
@@ -118,7 +138,7 @@ func TestWatchesThatCannotBeginDoNotSpin(t *testing.T) {
 			var c counter
 			tc.Dial, tc.Prefix = c.Dial, "spin"
 			s := with(t, tc)
-			const watches, first, period = 40, time.Second, 4 * time.Second
+			const watches, period = 40, 4 * time.Second
 			for i := range watches {
 				w := s.Watch(t.Context(), fmt.Sprintf("net/%d", i))
 				defer func() {
@@ -129,14 +149,7 @@ func TestWatchesThatCannotBeginDoNotSpin(t *testing.T) {
 					}
 				}()
 			}
-			time.Sleep(first) // each watch and each feed tries once or twice
-			c.reset()
-			time.Sleep(period)
-			dials, requests := c.reset()
-			t.Logf("%d connections tried, %d requests in %v", dials, requests, period)
-			if most := int(8 * period.Seconds()); dials > most || requests > most { // of the probe, 0.25 to 1 s apart, which asks twice
-				t.Errorf("%d connections and %d requests in %v", dials, requests, period)
-			}
+			settles(t, &c, period, int(8*period.Seconds())) // of the probe, 0.25 to 1 s apart, which asks twice
 		})
 	}
 }
