@@ -86,7 +86,13 @@ const freshPatience = 200 * time.Millisecond
 // learnNames lets questions be answered as soon as the store has told of all networks that this host uses, or has had its time to: a name that is
 // not known yet would be asked elsewhere, and its asker told that there is none.
 func (a *Agent) learnNames(ctx context.Context) {
-	defer close(a.namesKnown)
+	a.awaitNames(ctx)
+	if ctx.Err() == nil { // else they wait for the next agent, which finds them in the sockets
+		close(a.namesKnown)
+	}
+}
+
+func (a *Agent) awaitNames(ctx context.Context) {
 	patience := freshPatience
 	parts := []string{store.Meta}
 	for _, id := range a.follower.Following() {
@@ -100,7 +106,7 @@ func (a *Agent) learnNames(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, p := range parts {
-		if a.follower.WaitSynced(ctx, p) != nil {
+		if a.follower.WaitSynced(ctx, p) != nil || a.WaitApplied(ctx, p, a.follower.Picture().Rev(p)) != nil { // the applied picture is what answers
 			return
 		}
 	}

@@ -34,6 +34,14 @@ type sockets struct {
 	tcp *net.TCPListener
 }
 
+// wake ends the reads that wait, and lets none begin.
+func (s *sockets) wake() {
+	past := time.Unix(1, 0)
+	_ = s.udp.SetReadDeadline(past) // no error is possible: both are open
+	_ = s.udp.SetWriteDeadline(time.Now().Add(connWrite))
+	_ = s.tcp.SetDeadline(past)
+}
+
 func (s *sockets) close() {
 	if s.udp != nil {
 		_ = s.udp.Close()

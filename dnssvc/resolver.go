@@ -2,8 +2,6 @@ package dnssvc
 
 import (
 	"context"
-	"errors"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -27,13 +25,15 @@ type resolver struct {
 	known    atomic.Pointer[knowledge]
 	ctx      context.Context
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	forwards chan struct{} // one for each question that is being forwarded
-	conns    chan struct{} // one for each connection
+	stop     chan struct{}  // closed when nothing more is to be taken from the sockets
+	takers   sync.WaitGroup // take from the sockets
+	wg       sync.WaitGroup // answer what was taken
+	forwards chan struct{}  // one for each question that is being forwarded
+	conns    chan struct{}  // one for each connection
 }
 
 func openResolver(s *Service, sb Sandbox) (*resolver, error) {
-	r := &resolver{service: s, forwards: make(chan struct{}, maxForwards), conns: make(chan struct{}, maxConns)}
+	r := &resolver{service: s, stop: make(chan struct{}), forwards: make(chan struct{}, maxForwards), conns: make(chan struct{}, maxConns)}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	r.known.Store(newKnowledge(sb))
 	var err error
@@ -47,12 +47,12 @@ func openResolver(s *Service, sb Sandbox) (*resolver, error) {
 		r.sockets.close()
 		return nil, err
 	}
-	r.wg.Go(func() {
+	r.takers.Go(func() {
 		if r.ready() {
 			r.serveUDP(newBatch(raw))
 		}
 	})
-	r.wg.Go(func() {
+	r.takers.Go(func() {
 		if r.ready() {
 			r.serveTCP()
 		}
@@ -68,7 +68,7 @@ func (r *resolver) ready() bool {
 	select {
 	case <-r.service.cfg.Ready:
 		return true
-	case <-r.ctx.Done():
+	case <-r.stop:
 		return false
 	}
 }
@@ -79,10 +79,25 @@ func (r *resolver) standsIn(path string) bool {
 	return err == nil && in == r.sockets.in
 }
 
+// close ends the resolver. What it has taken from the sockets already it answers, where it need not ask elsewhere: whoever has the sockets after it
+// cannot.
 func (r *resolver) close() {
+	close(r.stop)
+	r.sockets.wake()
+	r.takers.Wait()
 	r.cancel()
 	r.sockets.close()
 	r.wg.Wait()
+}
+
+// stopped tells whether close was called.
+func (r *resolver) stopped() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (r *resolver) locals() *locals {
@@ -95,7 +110,7 @@ func (r *resolver) serveUDP(b *batch) {
 	for {
 		n, err := b.read()
 		if err != nil {
-			if r.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if r.stopped() {
 				return
 			}
 			r.service.cfg.Log.Warn("cannot read questions", "sandbox", r.known.Load().ID, "error", err)
@@ -109,9 +124,7 @@ func (r *resolver) serveUDP(b *batch) {
 			r.packet(l, b, i)
 		}
 		l.done()
-		if err := b.write(); err != nil && r.ctx.Err() != nil {
-			return
-		}
+		_ = b.write() // lost like any packet
 	}
 }
 
@@ -165,7 +178,7 @@ func (r *resolver) pause() bool {
 	select {
 	case <-t.C:
 		return true
-	case <-r.ctx.Done():
+	case <-r.stop:
 		return false
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -16,13 +15,13 @@ func (r *resolver) serveTCP() {
 	for {
 		select {
 		case r.conns <- struct{}{}:
-		case <-r.ctx.Done():
+		case <-r.stop:
 			return
 		}
 		c, err := r.sockets.tcp.Accept()
 		if err != nil {
 			<-r.conns
-			if r.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if r.stopped() {
 				return
 			}
 			r.service.cfg.Log.Warn("cannot accept a connection", "sandbox", r.known.Load().ID, "error", err)
