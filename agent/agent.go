@@ -40,6 +40,7 @@ type Agent struct {
 	identity  peer.Identity          // of this host among the others
 	enrolment weftv1.EnrolmentServer // nil: hosts join elsewhere
 	pki       *pki
+	refusals  *refusals
 	health    *health.Watcher
 	twins     map[record.HostID]string // hosts whose name another has, that were told of; watchStale's own
 	journal   *journal.Journal
@@ -116,12 +117,14 @@ func Run(ctx context.Context, cfg Config) error {
 
 // newAgent makes an agent that has touched nothing yet.
 func newAgent(cfg Config, log *slog.Logger, m machine) *Agent {
-	return &Agent{
+	a := &Agent{
 		cfg: cfg, log: log, machine: m, clock: m.clock, kernel: m.kernel, peers: peer.Nobody{}, identity: noIdentity{},
 		addresses: newAddresses(m.clock), restarter: newRestarter(m.clock), externals: newExternals(), events: event.New(log, m.clock.Now),
 		docker: dockerd.New(dockerHost()), started: m.clock.Now(), troubles: map[string]error{}, migrating: make(chan struct{}, 1),
 		namesKnown: make(chan struct{}), pki: newPKI(),
 	}
+	a.refusals = &refusals{clock: a.clock, emit: a.events.Emit, name: a.hostName}
+	return a
 }
 
 // live holds what must be let go in reverse order.

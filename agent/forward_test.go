@@ -121,7 +121,7 @@ func TestWhoIsAMember(t *testing.T) {
 	t.Parallel()
 	p := record.Empty()
 	named := identity.Named{ID: "a"}
-	if _, err := memberIn(p, named, "k1"); !errors.Is(err, peer.ErrUnsettled) {
+	if _, err := memberIn(p, named, "k1", false); !errors.Is(err, peer.ErrUnsettled) {
 		t.Errorf("before the first picture: %v", err)
 	}
 	var puts []store.Entry
@@ -135,23 +135,33 @@ func TestWhoIsAMember(t *testing.T) {
 		}
 		puts = append(puts, store.Entry{Key: record.HostKey(h.ID), Value: b, Rev: 3})
 	}
+	fence, err := record.Encode(&record.Fence{Host: "b", Incarnation: 1, Revoked: "k7", RevokedBefore: []string{"k6"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	puts = append(puts, store.Entry{Key: record.FenceKey("b"), Value: fence, Rev: 3})
 	p = p.Apply(store.Meta, store.Batch{Rev: 3, Resync: true, Puts: puts})
 	for name, tc := range map[string]struct {
 		named identity.Named
 		print string
 		want  record.HostID
 		words string
+		pki   bool
 	}{
-		"by its ID and key":             {named, "k1", "a", ""},
-		"with another key":              {named, "k2", "", "another key"},
-		"a record that tells no key":    {identity.Named{ID: "b"}, "k9", "b", ""},
-		"by the name, of a foreign PKI": {identity.Named{DNS: []string{"BETA"}}, "k9", "b", ""},
-		"by the address":                {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k1", "a", ""},
-		"by the address, another key":   {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k2", "", "another key"},
-		"removed":                       {identity.Named{ID: "c"}, "k1", "", "not in the cluster"},
-		"nobody's name":                 {identity.Named{DNS: []string{"gamma"}}, "k1", "", "not in the cluster"},
+		"by its ID and key":                                        {named, "k1", "a", "", false},
+		"with another key":                                         {named, "k2", "", "another key", false},
+		"a record that tells no key":                               {identity.Named{ID: "b"}, "k9", "b", "", false},
+		"by the name, of a foreign PKI":                            {identity.Named{DNS: []string{"BETA"}}, "k9", "b", "", false},
+		"by the address":                                           {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k1", "a", "", false},
+		"by the address, another key":                              {identity.Named{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, "k2", "", "another key", false},
+		"another key, of a foreign PKI":                            {identity.Named{DNS: []string{"alpha"}}, "k2", "a", "", true},
+		"its key went with its removal, and its record tells none": {identity.Named{ID: "b"}, "k7", "", "was removed", false},
+		"so did an earlier one":                                    {identity.Named{ID: "b"}, "k6", "", "was removed", false},
+		"of a foreign PKI, too":                                    {identity.Named{DNS: []string{"beta"}}, "k7", "", "was removed", true},
+		"removed":                                                  {identity.Named{ID: "c"}, "k1", "", "not in the cluster", false},
+		"nobody's name":                                            {identity.Named{DNS: []string{"gamma"}}, "k1", "", "not in the cluster", false},
 	} {
-		if id, err := memberIn(p, tc.named, tc.print); id != tc.want || (err == nil) != (tc.words == "") || err != nil && !strings.Contains(err.Error(), tc.words) {
+		if id, err := memberIn(p, tc.named, tc.print, tc.pki); id != tc.want || (err == nil) != (tc.words == "") || err != nil && !strings.Contains(err.Error(), tc.words) {
 			t.Errorf("%s: %q, %v", name, id, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/identity"
+	"weft/store/follow"
 	"weft/store/record"
 )
 
@@ -22,14 +23,18 @@ func (c *Config) pkiDir() string { return filepath.Join(c.StateDir, "pki") }
 type pki struct {
 	keeper    *identity.Keeper // nil: a simulation's host has no certificate
 	authority *identity.Authority
-	fresh     bool          // authority was made by this agent, and nobody knows of it yet
-	created   atomic.Bool   // this agent has made the cluster's record: the authority is its to make
-	pending   bool          // --join has found nobody yet; of keepIdentity
-	turn      chan struct{} // size 1: held by who changes this host's certificate; guards authority and fresh
-	kick      chan struct{} // size 1: the store can be asked for the cluster's authority
+	fresh     bool                            // authority was made by this agent, and nobody knows of it yet
+	created   atomic.Bool                     // this agent has made the cluster's record: the authority is its to make
+	pending   bool                            // --join has found nobody yet; of keepIdentity
+	turn      chan struct{}                   // size 1: held by who changes this host's certificate; guards authority and fresh
+	kick      chan struct{}                   // size 1: the store can be asked for the cluster's authority
+	follower  atomic.Pointer[follow.Follower] // the agent's, once there is one: the embedded store serves before
 }
 
 func newPKI() *pki { return &pki{turn: make(chan struct{}, 1), kick: make(chan struct{}, 1)} }
+
+// given tells that the certificates come from a PKI that others keep.
+func (p *pki) given() bool { return p.keeper != nil && p.keeper.Given() }
 
 // take gets the turn.
 func (p *pki) take(ctx context.Context) (release func(), err error) {

@@ -82,9 +82,8 @@ func (a *Agent) answerPeers(ctx context.Context) error {
 	}
 	forwarded := api.NewForwarded(a, a.log, refuse)
 	defer forwarded.Wait()
-	refusals := &refusals{clock: a.clock, emit: a.events.Emit, name: a.hostName}
 	return peer.Serve(ctx, l, peer.ServerConfig{
-		Log: a.log, Identity: a.identity, Backend: a, Enrolment: a.enrolment, Member: a.memberNamed, Refused: refusals.tell,
+		Log: a.log, Identity: a.identity, Backend: a, Enrolment: a.enrolment, Member: a.memberNamed, Refused: a.refusals.tell,
 		Forwarded: forwarded.Register, Unary: []grpc.UnaryServerInterceptor{forwarded.Unary}, Stream: []grpc.StreamServerInterceptor{forwarded.Stream},
 	})
 }
@@ -98,7 +97,7 @@ func (a *Agent) memberNamed(ctx context.Context, n identity.Named, print string)
 	defer cancel()
 	for {
 		changed := a.follower.Changed()
-		id, err := memberIn(a.follower.Picture(), n, print)
+		id, err := memberIn(a.follower.Picture(), n, print, a.pki.given())
 		if err == nil {
 			return id, nil
 		}
@@ -110,8 +109,8 @@ func (a *Agent) memberNamed(ctx context.Context, n identity.Named, print string)
 	}
 }
 
-// memberIn finds the host of a picture that a certificate names. It is pure.
-func memberIn(p *record.Snapshot, n identity.Named, print string) (record.HostID, error) {
+// memberIn finds the host of a picture that a certificate names. Those of a PKI that others keep may come with new keys at any time. It is pure.
+func memberIn(p *record.Snapshot, n identity.Named, print string, pki bool) (record.HostID, error) {
 	if p.Rev(store.Meta) == 0 {
 		return "", peer.ErrUnsettled
 	}
@@ -124,9 +123,11 @@ func memberIn(p *record.Snapshot, n identity.Named, print string) (record.HostID
 		}
 	}
 	switch {
+	case p.Revoked(print):
+		return "", fmt.Errorf("%s was removed from the cluster (weft host rm), and its certificate is not trusted any more: remove pki/ in its state directory, and let it join again with a token (weft cluster token)", n)
 	case !ok:
 		return "", fmt.Errorf("%s is not in the cluster (any more): it was removed, or has not joined its store yet", n)
-	case h.PublicKey != "" && h.PublicKey != print:
+	case !pki && h.PublicKey != "" && h.PublicKey != print:
 		return "", fmt.Errorf("%s shows another key than the one that it joined with: its record has the new one when its agent has started again", n)
 	}
 	return h.ID, nil

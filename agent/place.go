@@ -115,7 +115,7 @@ func (a *Agent) startEmbedded(ctx context.Context) (*embedded.Server, error) {
 	switch {
 	case a.servesStore():
 		f := a.pki.keeper.Files()
-		cfg.Others = &embedded.Others{Listen: a.cfg.EmbeddedListen, CAFile: f.CA, CertFile: f.Cert, KeyFile: f.Key}
+		cfg.Others = &embedded.Others{Listen: a.cfg.EmbeddedListen, CAFile: f.CA, CertFile: f.Cert, KeyFile: f.Key, Admit: a.admitToStore}
 	case a.cfg.EmbeddedListen != "":
 		cfg.Listen = a.cfg.EmbeddedListen
 	}

@@ -186,6 +186,7 @@ func (a *Agent) wire(id journal.Identity) error {
 		return err
 	}
 	a.follower = follow.New(follow.Config{Store: a.store, Seed: seed, Cluster: id.Cluster, Log: a.log})
+	a.pki.follower.Store(a.follower)
 	a.registry = registry.New(registry.Config{Store: a.store, Picture: a.follower.Picture, Now: a.clock.Now, Beside: a.local.follower.Picture, Random: lots.IntN})
 	a.sight = newSight(a.follower, a.local.follower)
 	a.member = newMember(memberConfig{

@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,7 @@ func TestAHostIsRemoved(t *testing.T) {
 	a := h3.box("a", "web", "--ip", "10.1.0.50").echo()
 	eventually(t, settle, func() error { return errors.Join(client.finds("a", a.addr("web")), client.reaches(a.addr("web"))) })
 
+	must(t, os.RemoveAll(h2.pki(""))) // nobody trusts it any more
 	h2.up()
 	eventually(t, noticed, func() error {
 		if out := h1.weft("host", "ls", "-q"); len(strings.Fields(out)) != 3 {

@@ -67,7 +67,7 @@ func (r *Registry) RegisterHost(ctx context.Context, h record.Host) (rev store.R
 
 // trusted is a host's record without a key that went with its removal.
 func trusted(view *record.Snapshot, h record.Host) record.Host {
-	if f, _ := view.Fence(h.ID); f != nil && f.Revoked != "" && f.Revoked == h.PublicKey {
+	if f, _ := view.Fence(h.ID); f != nil && f.Revokes(h.PublicKey) {
 		h.PublicKey = ""
 	}
 	return h

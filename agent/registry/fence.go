@@ -222,7 +222,7 @@ func (r *Registry) dropHost(ctx context.Context, t *txn, f *record.Fence) error 
 	t.when(record.HostKey(f.Host), rev)
 	t.del(record.HostKey(f.Host))
 	t.del(record.MoveReplyKey(f.Host))
-	f.Revoked = h.PublicKey
+	f.Revoke(h.PublicKey)
 	if e, err := r.cfg.Store.Get(ctx, record.VTEPKey(h.VTEP)); err == nil && record.HostID(e.Value) == h.ID {
 		t.when(record.VTEPKey(h.VTEP), e.Rev)
 		t.del(record.VTEPKey(h.VTEP))

@@ -4,6 +4,7 @@ package embedded
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,8 @@ type Config struct {
 type Others struct {
 	Listen                    string // ADDRESS:PORT
 	CAFile, CertFile, KeyFile string
+	// Admit tells whether a certificate of theirs is still taken; its error, a status of gRPC, is what the host hears. nil: all are.
+	Admit func(from net.Addr, c *x509.Certificate) error
 }
 
 // Timing of the one-member raft: it elects itself in a tenth of a second (etcd's defaults take a whole one).
@@ -160,6 +163,9 @@ func config(cfg Config, client string, own ownAddrs, closing *atomic.Bool) *embe
 		c.ClientTLSInfo = transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, ClientCertAuth: true}
 		c.TlsMinVersion = string(tlsutil.TLSVersion13)
 		c.ListenClientHttpUrls = urls(own.http) // so that gRPC has the others' connections to itself
+		if o.Admit != nil {
+			c.GRPCAdditionalServerOptions = admission(o.Admit).options()
+		}
 	}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = urls(own.peer), urls(own.peer)
 	c.InitialCluster = c.InitialClusterFromName(c.Name)

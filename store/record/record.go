@@ -5,6 +5,7 @@ package record
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -133,7 +134,25 @@ type Fence struct {
 	Clearing    bool   `json:"clearing,omitempty"` // what it covers is still being deleted, by By; where that dies, anybody goes on
 	Removing    bool   `json:"removing,omitempty"` // with Clearing: the host's own record goes last
 	Revoked     string `json:"revoked,omitempty"`  // Host.PublicKey of a host that was removed: nobody trusts that key again
-	extra       extra
+	// RevokedBefore are those of its earlier removals.
+	RevokedBefore []string `json:"revoked_before,omitempty"`
+	extra         extra
+}
+
+// Revokes tells whether a key of the host is not trusted any more.
+func (f *Fence) Revokes(key string) bool {
+	return key != "" && (f.Revoked == key || slices.Contains(f.RevokedBefore, key))
+}
+
+// Revoke notes that a key of the host is not to be trusted again; "" is none.
+func (f *Fence) Revoke(key string) {
+	if key == "" || f.Revokes(key) {
+		return
+	}
+	if f.Revoked != "" {
+		f.RevokedBefore = append(slices.Clip(f.RevokedBefore), f.Revoked)
+	}
+	f.Revoked = key
 }
 
 // Liveness is alive/<host>.

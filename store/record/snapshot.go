@@ -200,6 +200,16 @@ func (s *Snapshot) Fence(id HostID) (*Fence, store.Rev) {
 	return s.meta.fences[id], s.meta.revs[FenceKey(id).Name]
 }
 
+// Revoked tells whether a key is that of a host that was removed: nobody trusts it, whoever shows it.
+func (s *Snapshot) Revoked(key string) bool {
+	for f := range s.Fences() {
+		if f.Revokes(key) {
+			return true
+		}
+	}
+	return false
+}
+
 // Alive returns a host's sign of life.
 func (s *Snapshot) Alive(id HostID) (*Liveness, bool) {
 	l, ok := s.alive[id]
