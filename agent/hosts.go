@@ -80,7 +80,7 @@ func (a *Agent) Host(ctx context.Context, ref string) (api.HostDetail, error) {
 	if h.ID == a.member.identity().Host {
 		paths = a.paths()
 	}
-	return api.HostDetail{HostView: a.hostView(a.follower.Picture(), h), Paths: paths, Endpoints: views, Unknown: unknown}, nil
+	return api.HostDetail{HostView: a.hostView(a.follower.Picture(), h), Paths: paths, Endpoints: views, Unknown: unknown, Certificate: a.certificateOf(ctx, h)}, nil
 }
 
 // findHost returns the host of the cluster that ref names: a name, a full ID, or the only ID that begins with ref. "" is this host.

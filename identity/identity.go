@@ -114,3 +114,14 @@ func Print(c *x509.Certificate) string {
 func fingerprint(c *x509.Certificate) [sha256.Size]byte {
 	return sha256.Sum256(c.RawSubjectPublicKeyInfo)
 }
+
+// Describe tells in words whose a certificate is, how it is told from others, who has signed it, and when it is good.
+func Describe(c *x509.Certificate) string {
+	named, err := NamedBy(c)
+	whose := named.String()
+	if err != nil {
+		whose = "nobody that weft knows"
+	}
+	return fmt.Sprintf("for %s, serial %x, key %s, signed by %q, good from %s until %s",
+		whose, c.SerialNumber, Print(c)[:16], c.Issuer.CommonName, day(c.NotBefore), day(c.NotAfter))
+}

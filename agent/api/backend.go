@@ -157,7 +157,7 @@ type HostDetail struct {
 	Paths       []PathView
 	Endpoints   []EndpointView
 	Unknown     []string // names of networks whose endpoints cannot be known now
-	Certificate string   // until when it is good, in words; "": it has none, or this host does not know
+	Certificate string   // whose it is and until when it is good, in words; or why it is not known
 }
 
 // PathView is how a host reaches another, as far as it knows.

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -73,6 +74,17 @@ func (c *Clients) Conn(ctx context.Context, h *record.Host) (grpc.ClientConnInte
 		return nil, err
 	}
 	return l.cc, nil
+}
+
+// Certificate is what a host shows to others now, on a connection for that alone: those that there are may be older than it.
+func (c *Clients) Certificate(ctx context.Context, h *record.Host) (*x509.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	t, err := secure(ctx, h, c.cfg.Identity)
+	if err != nil {
+		return nil, err
+	}
+	return t.ConnectionState().PeerCertificates[0], t.Close()
 }
 
 // reach returns a link that is up, over which both have said who they are.

@@ -74,8 +74,20 @@ func newLink(h *record.Host, id Identity) (*link, error) {
 	return l, nil
 }
 
-// dial connects and makes sure that the other end is that very host.
+// dial connects, and forgets what the other end said of itself on the connection before.
 func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn, error) {
+	t, err := secure(ctx, h, id)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.greeted = nil
+	l.mu.Unlock()
+	return open(ctx, t)
+}
+
+// secure connects and makes sure that the other end is that very host.
+func secure(ctx context.Context, h *record.Host, id Identity) (*tls.Conn, error) {
 	if _, err := id.Current(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoIdentity, err)
 	}
@@ -94,10 +106,7 @@ func (l *link) dial(ctx context.Context, h *record.Host, id Identity) (net.Conn,
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(handshakeError(err), c.Close())
 	}
-	l.mu.Lock()
-	l.greeted = nil
-	l.mu.Unlock()
-	return open(ctx, t)
+	return t, nil
 }
 
 // open waits for the first word of the other end: in TLS 1.3 a client hears that its certificate is not good enough only when it reads, and

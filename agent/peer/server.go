@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,7 +58,7 @@ type ServerConfig struct {
 func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
 	g := &guard{ServerConfig: cfg}
 	s := grpc.NewServer(
-		grpc.Creds(watched{credentials.NewTLS(listening(cfg.Identity)), g.turnedAway}),
+		grpc.Creds(watched{credentials.NewTLS(g.listening()), g.turnedAway}),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeBound),
@@ -92,12 +93,18 @@ func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
 	return nil
 }
 
+// errOldTLS is why who speaks no TLS 1.3 is not let in. That end hears of it by an alert.
+var errOldTLS = errors.New("it speaks an older TLS than 1.3")
+
 // listening takes the identity as it is when somebody connects.
-func listening(id Identity) *tls.Config {
+func (g *guard) listening() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			conf := id.ServerTLS()
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
+				g.Refused("", hello.Conn.RemoteAddr(), errOldTLS)
+			}
+			conf := g.Identity.ServerTLS()
 			conf.NextProtos = []string{"h2"}
 			return conf, nil
 		},

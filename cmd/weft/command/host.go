@@ -51,7 +51,7 @@ func (c *cli) hostInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect [OPTIONS] [HOST...]", Short: "Display detailed information on one or more hosts", Args: atLeast(0),
 		Long: `Display detailed information on hosts, by name, ID or the beginning of one; without any, on this one: how it reaches the others, its endpoints, the
-routes that it has told the cluster of, until when its certificate is good, and what it has to say.`,
+routes that it has told the cluster of, the certificate that it shows now, and what it has to say.`,
 		Example: `  weft host inspect
   weft host inspect -f '{{range .Paths}}{{.Host}} {{.State}}; {{end}}' h2`,
 		ValidArgsFunction: c.completeArgs(-1, c.hostNames),

@@ -4298,7 +4298,7 @@ type InspectHostResponse struct {
 	Endpoints       []*Endpoint            `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	UnknownNetworks []string               `protobuf:"bytes,4,rep,name=unknown_networks,json=unknownNetworks,proto3" json:"unknown_networks,omitempty"`
 	Routes          []string               `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`           // PREFIX via LINK
-	Certificate     string                 `protobuf:"bytes,6,opt,name=certificate,proto3" json:"certificate,omitempty"` // until when it is good, in words; "": it has none
+	Certificate     string                 `protobuf:"bytes,6,opt,name=certificate,proto3" json:"certificate,omitempty"` // whose it is and until when it is good, in words; or why it is not known
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
