@@ -109,7 +109,7 @@ gotests() {
 # The stories of whole hosts on each store, or on $STORE alone. What is about no store of ours runs once, with etcd.
 e2e() {
   root
-  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost|TestAnOperationIsCutShort|TestWhatIsTakenAwayByHand)'
+  local store once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost|TestAnOperationIsCutShort|TestWhatIsTakenAwayByHand|TestAHostJoinsByToken|TestTokensThat|TestStrangersAt|TestCertificatesOf)'
   for store in ${STORE:-etcd consul zk}; do
     echo "== whole hosts in namespaces, on $store"
     STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"
