@@ -47,6 +47,7 @@ type Agent struct {
 	store     store.Store // the relay
 	relay     *relay.Relay
 	placed    atomic.Pointer[place]
+	learnt    bool // no option names the store: it is where this host was told, or has followed the records to
 	mover     *mover
 	migrating chan struct{} // size 1: held by the call that moves the records
 	firewall  firewall      // beside the loop

@@ -83,10 +83,7 @@ func staying[T any](ctx context.Context, clock Clock, look func(context.Context)
 
 func (a *Agent) examineStore(ctx context.Context) []doctor.Check {
 	s := a.member.standing()
-	out := doctor.Store{Name: a.storeName(), Joined: s.joined, Why: s.why, Bound: s.bound}
-	if configured := a.cfg.storeName(); configured != out.Name {
-		out.Moved = configured
-	}
+	out := doctor.Store{Name: a.storeName(), Moved: a.configured(), Joined: s.joined, Why: s.why, Bound: s.bound}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	st, err := askStore(ctx, a.store, statusAsks)

@@ -92,10 +92,14 @@ func (a *Agent) chooseStore(id journal.Identity) error {
 	case a.cfg.EmbeddedListen != "":
 		return fmt.Errorf("--embedded-listen: this host has joined a cluster whose store is %s; give --cluster-store=embedded to leave that, with an empty state directory", l.URL)
 	default:
-		p := a.placeOf(l.URL, l.Opts)
-		a.cfg.ClusterStore, a.cfg.StoreOpts = p.url, p.opts
+		a.useLearnt(l)
 	}
 	return nil
+}
+
+func (a *Agent) useLearnt(l *journal.Learnt) {
+	p := a.placeOf(l.URL, l.Opts)
+	a.cfg.ClusterStore, a.cfg.StoreOpts, a.learnt = p.url, p.opts, true
 }
 
 // servesStore tells whether other hosts reach the embedded store.

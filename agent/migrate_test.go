@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -55,6 +57,29 @@ func TestAMoveIsRememberedForTheStoreThatWasLeft(t *testing.T) {
 			t.Errorf("%s: the journal has %+v, %v", flag, written, err)
 		}
 		_ = disk.Close()
+	}
+}
+
+// Where no option names a store, what was learnt is rewritten, and nothing is left to be changed: by the move itself (see
+// TestAHostThatHasLearntItsStoreFollows), or where an earlier version had remembered the move beside it.
+func TestAMoveIsWhatAHostHasLearnt(t *testing.T) {
+	disk := memory.New().Client()
+	defer func() { _ = disk.Close() }()
+	a := &Agent{journal: journal.New(disk, filepath.Join(t.TempDir(), "state"))}
+	was := journal.Identity{
+		Host: "h", Learnt: &journal.Learnt{URL: "etcd://old:2379/weft", Opts: map[string]string{"kv.certificate": "host"}},
+		Moved: &journal.Moved{From: "etcd://old:2379/weft", URL: "zk://new:2181/weft", Opts: map[string]string{"kv.user": "u"}},
+	}
+	if err := a.chooseStore(was); err != nil {
+		t.Fatal(err)
+	}
+	id, err := a.forgetMove(t.Context(), was)
+	written, err2 := a.journal.Identity(t.Context())
+	if err := errors.Join(err, err2); err != nil || id.Moved != nil || written.Moved != nil || id.Learnt.URL != "zk://new:2181/weft" || written.Learnt.URL != id.Learnt.URL {
+		t.Errorf("%+v, the journal has %+v, %v", id, written, err)
+	}
+	if a.cfg.ClusterStore != "zk://new:2181/weft" || !maps.Equal(a.cfg.StoreOpts, map[string]string{"kv.user": "u"}) {
+		t.Errorf("it goes to %s with %v", a.cfg.ClusterStore, a.cfg.StoreOpts)
 	}
 }
 

@@ -275,6 +275,10 @@ func (m *mover) remember(ctx context.Context, at *foothold, move *record.Move) e
 			id.Next, id.Session = id.Session, id.Next
 		}
 		id.Store = at.place.name
+		if m.a.learnt {
+			id.Learnt, id.Moved = &journal.Learnt{URL: move.To, Opts: move.Opts}, nil
+			return
+		}
 		id.Moved = &journal.Moved{From: m.a.cfg.storeName(), FromPath: m.a.cfg.storePath(), URL: move.To, Opts: move.Opts}
 		if m.a.isConfigured(at.place) {
 			id.Moved = nil

@@ -113,6 +113,26 @@ func TestTheSessionThatAnEarlierLifeHasLeft(t *testing.T) {
 	}
 }
 
+// Given a host whose options name no store, when the records move, then it has learnt where they are, and there is nothing for its user to change.
+func TestAHostThatHasLearntItsStoreFollows(t *testing.T) {
+	tr := travel(t, journal.Identity{Host: "h", Incarnation: 1, Cluster: "c", Learnt: &journal.Learnt{URL: "etcd://old:2379/weft"}})
+	tr.learnt = true
+	tr.mover.at = tr.at(nil)
+	tr.there = tr.to.Client()
+	move := moveTo(record.MoveMoved)
+	move.Opts = map[string]string{"kv.user": "u"}
+	if err := tr.mover.follow(t.Context(), move); err != nil {
+		t.Fatal(err)
+	}
+	id, err := tr.journal.Identity(t.Context())
+	if err != nil || id.Moved != nil || id.Learnt == nil || id.Learnt.URL != "zk://new:2181/weft" || id.Learnt.Opts["kv.user"] != "u" {
+		t.Errorf("it remembers %+v, %v", id, err)
+	}
+	if name := tr.configured(); name != "" {
+		t.Errorf("its options are said to name %s", name)
+	}
+}
+
 // Given a session in the new store that ended before the switch, then the agent goes there with another.
 func TestASessionThatEndedBeforeTheSwitch(t *testing.T) {
 	tr := travel(t, journal.Identity{Host: "h", Incarnation: 1, Cluster: "c"})

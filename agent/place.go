@@ -59,6 +59,14 @@ func (a *Agent) hasLeft(m *journal.Moved) bool {
 	return m.From == a.cfg.storeName() && m.FromPath == a.cfg.storePath()
 }
 
+// configured is the store that this host's options name; "" where none does, or where it is that one that is used.
+func (a *Agent) configured() string {
+	if name := a.cfg.storeName(); !a.learnt && name != a.storeName() {
+		return name
+	}
+	return ""
+}
+
 // isConfigured tells the place that the options name. The timing of sessions is this host's own wherever the records are.
 func (a *Agent) isConfigured(p place) bool {
 	timing := func(k, _ string) bool { return strings.HasPrefix(k, "discovery.") }
@@ -101,10 +109,16 @@ func (a *Agent) openStore(ctx context.Context, id journal.Identity) (closeAll fu
 	}, nil
 }
 
-// forgetMove drops what an earlier life remembered of a move, where the options name another store by now.
+// forgetMove drops what an earlier life remembered of a move, where the options name another store by now. Where none names one, the store that
+// this host has learnt is the one that the records have moved to: earlier versions remembered both.
 func (a *Agent) forgetMove(ctx context.Context, id journal.Identity) (journal.Identity, error) {
-	if id.Moved == nil || a.hasLeft(id.Moved) {
+	left := id.Moved != nil && a.hasLeft(id.Moved)
+	switch {
+	case id.Moved == nil || left && !a.learnt:
 		return id, nil
+	case left:
+		id.Learnt = &journal.Learnt{URL: id.Moved.URL, Opts: id.Moved.Opts}
+		a.useLearnt(id.Learnt)
 	}
 	id.Moved = nil
 	return id, a.journal.SetIdentity(ctx, id)

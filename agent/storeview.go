@@ -23,9 +23,7 @@ func (a *Agent) StoreStatus(ctx context.Context) api.StoreStatus {
 	out := api.StoreStatus{
 		URL: a.storeName(), Embedded: a.where().embedded, Cluster: a.member.identity().Cluster,
 		TTL: s.ttl, Bound: boundOf(s.bound), State: api.StoreConnected, Since: s.since,
-	}
-	if configured := a.cfg.storeName(); configured != out.URL {
-		out.Configured = configured
+		Configured: a.configured(),
 	}
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()

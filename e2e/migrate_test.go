@@ -281,6 +281,12 @@ func TestRecordsMoveOutOfAnEmbeddedStore(t *testing.T) {
 	if text := h1.weft("store", "status"); !strings.Contains(text, "Configured: embedded: the records have moved") {
 		t.Errorf("status says %q", text)
 	}
+	h2.kill() // which no option tells of a store: it has learnt it when it joined
+	h2.up()
+	h2.awaitStore(url, 2)
+	if text := h2.weft("store", "status"); strings.Contains(text, "Configured") || strings.Contains(h2.Log(1000), "change --cluster-store") {
+		t.Errorf("host2 is told to change an option that it does not have: %s", text)
+	}
 	h3 := c.addHost("host3")
 	must(t, h3.Host.Start())
 	h3.awaitJoined()
