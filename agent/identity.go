@@ -26,6 +26,7 @@ type pki struct {
 	fresh     bool                            // authority was made by this agent, and nobody knows of it yet
 	created   atomic.Bool                     // this agent has made the cluster's record: the authority is its to make
 	pending   bool                            // --join has found nobody yet; of keepIdentity
+	told      bool                            // that this host has no certificate; of keepIdentity
 	turn      chan struct{}                   // size 1: held by who changes this host's certificate; guards authority and fresh
 	kick      chan struct{}                   // size 1: the store can be asked for the cluster's authority
 	follower  atomic.Pointer[follow.Follower] // the agent's, once there is one: the embedded store serves before
@@ -223,8 +224,12 @@ func (a *Agent) yieldAuthority(is *record.Authority) error {
 	p := a.pki
 	where := a.hostName(is.Host)
 	if !p.fresh {
-		a.log.Error("the authority in this host's state directory is not the cluster's; it signs nothing", "directory", a.cfg.pkiDir(), "authority_of", where)
+		path, err := p.authority.SetAside(a.cfg.pkiDir())
+		if err != nil {
+			return err
+		}
 		p.authority = nil
+		a.log.Error("the authority in this host's state directory is not the cluster's: it signs nothing any more, and its file has another name now", "file", path, "authority_of", where)
 		return nil
 	}
 	if err := identity.RemoveAuthority(a.cfg.pkiDir()); err != nil {

@@ -73,7 +73,8 @@ func (a *Agent) settleAfterJoining(ctx context.Context) {
 	if err != nil && ctx.Err() == nil && registry.KindOf(err) == 0 {
 		a.log.Warn("cannot tell the cluster's authority yet", "error", err)
 	}
-	if !a.pki.pending && errors.Is(a.pki.keeper.Valid(), identity.ErrNone) {
+	if !a.pki.told && !a.pki.pending && errors.Is(a.pki.keeper.Valid(), identity.ErrNone) {
+		a.pki.told = true
 		a.log.Info("this host has no certificate: others cannot ask it, nor it them; `weft cluster token` on the authority's host, and weftd --join here, give it one")
 	}
 }

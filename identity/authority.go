@@ -103,6 +103,16 @@ func RemoveAuthority(dir string) error {
 	return nil
 }
 
+// SetAside renames a directory's authority, which is not the cluster's, so that its name says so, and returns the file that it is in now. It may have
+// signed certificates: whoever wants it back renames it again.
+func (a *Authority) SetAside(dir string) (path string, err error) {
+	path = filepath.Join(dir, "unused-authority-"+a.Print()[:12]+".pem")
+	if err := os.Rename(filepath.Join(dir, authorityFile), path); err != nil {
+		return "", fmt.Errorf("set this host's authority aside: %w", err)
+	}
+	return path, syncDir(dir)
+}
+
 // Certificate is the authority's own, in PEM.
 func (a *Authority) Certificate() []byte { return bytes.Clone(a.pem) }
 

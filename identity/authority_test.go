@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -55,6 +56,19 @@ func TestAnAuthorityIsOneFileOfItsOwner(t *testing.T) {
 	}
 	if _, err := LoadAuthority(moved, time.Now); err == nil || errors.Is(err, ErrNoAuthority) {
 		t.Errorf("half a file: %v", err)
+	}
+	path, err := a.SetAside(dir)
+	if err != nil || filepath.Dir(path) != dir || !strings.Contains(filepath.Base(path), "unused") {
+		t.Errorf("set aside: %s, %v", path, err)
+	}
+	if _, err := LoadAuthority(dir, time.Now); !errors.Is(err, ErrNoAuthority) {
+		t.Errorf("after it was set aside: %v", err)
+	}
+	if err := os.Rename(path, filepath.Join(dir, authorityFile)); err != nil {
+		t.Error(err)
+	}
+	if back, err := LoadAuthority(dir, time.Now); err != nil || back.Print() != a.Print() {
+		t.Errorf("and back: %v", err)
 	}
 	if err := RemoveAuthority(dir); err != nil {
 		t.Error(err)
