@@ -26,14 +26,15 @@ func (a *Agent) keepIdentity(ctx context.Context) {
 	}
 	r := rotation{log: a.log, now: a.clock.Now, keeper: a.pki.keeper, renew: a.renew}
 	joinWait, next := joinRetry, a.clock.After(0)
+	changed := a.pki.keeper.Changed() // asked for again only when it was heard: what changes is done below
 	for {
-		changed := a.pki.keeper.Changed()
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.pki.kick:
 			a.settleAfterJoining(ctx)
 		case <-changed:
+			changed = a.pki.keeper.Changed()
 			a.member.lookAgain() // the record tells the key
 		case <-next:
 		}

@@ -21,6 +21,8 @@ type cluster struct {
 	lab     *lab.Lab
 	hosts   []*host
 	backend *backend // nil: the etcd that the first host's agent embeds
+	ailing  string   // why doctor need not find the hosts well when the story has ended; "": it must
+	looked  bool     // wellAtTheEnd will be called
 }
 
 type host struct {
@@ -142,6 +144,10 @@ func eventually(t testing.TB, limit time.Duration, what func() error) {
 
 func (h *host) awaitJoined() {
 	h.c.t.Helper()
+	if !h.c.looked { // only now: what is cleaned up first is what came last, and that must not be the store
+		h.c.looked = true
+		h.c.t.Cleanup(h.c.wellAtTheEnd)
+	}
 	if err := h.Ready(within(h.c.t, patience)); err != nil {
 		h.c.t.Fatal(err)
 	}

@@ -261,9 +261,12 @@ func TestStaleEndpointsAreClearedFromAThirdHost(t *testing.T) {
 	c.well()
 	h2.up()
 	h2.awaitJoined()
-	if nets := byName.view().NetworkSettings.Networks; len(nets) != 0 {
-		t.Errorf("on host2 byname is in %v", nets)
-	}
+	eventually(t, settle, func() error {
+		if nets := byName.view().NetworkSettings.Networks; len(nets) != 0 {
+			return fmt.Errorf("on host2 byname is in %v", nets)
+		}
+		return nil
+	})
 	c.well()
 }
 
