@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -217,6 +218,30 @@ func TestReleasesGoToTheirScope(t *testing.T) {
 	left, err := j.Releases(t.Context())
 	if err != nil || len(left) != many/2 || slices.ContainsFunc(left, func(r journal.Release) bool { return r.Network != home }) {
 		t.Errorf("the journal keeps %v, %v", left, err)
+	}
+}
+
+// A store that does not have what is to be released has been told of it, unless it was emptied: its records may come back.
+func TestAReleaseThatAnEmptiedStoreHeardIsKept(t *testing.T) {
+	client, disk := memory.New().Client(), memory.New().Client()
+	j := journal.New(disk, t.TempDir())
+	log := slog.New(slog.DiscardHandler)
+	f := follow.New(follow.Config{Store: client, Log: log})
+	if err := j.AddRelease(t.Context(), journal.Release{Network: front, Endpoint: "e1"}); err != nil {
+		t.Fatal(err)
+	}
+	holds := errLost
+	p := newPublisher(publisherConfig{
+		log: log, clock: machineClock{}, journal: j, boxes: newBoxes(j), mine: func(record.NetworkID) bool { return true },
+		scope: &scope{name: globalScope, registry: registry.New(registry.Config{Store: client, Picture: f.Picture, Now: time.Now}), follower: f},
+		holds: func(context.Context) error { return holds },
+	})
+	for _, want := range []int{1, 0} {
+		err := p.release(t.Context(), registry.Actor{Host: self, Incarnation: 1})
+		if left, broken := j.Releases(t.Context()); !errors.Is(err, holds) || broken != nil || len(left) != want {
+			t.Errorf("%v; the journal keeps %v (%v), want %d", err, left, broken, want)
+		}
+		holds = nil
 	}
 }
 

@@ -184,19 +184,16 @@ func (m *member) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		session, err := m.join(ctx)
 		if err != nil {
-			if m.hopeless(ctx, err) {
-				err = errors.New(m.reason(err))
-				m.set(nil, err)
-				m.fatal(err)
-				return
-			}
-			if registry.KindOf(err) != 0 {
-				m.set(nil, err)
-				m.fatal(err)
+			if end := m.ends(ctx, err); end != nil {
+				m.set(nil, end)
+				m.fatal(end)
 				return
 			}
 			if ctx.Err() == nil {
 				m.log.Warn("cannot join the cluster yet", "store", m.name(), "error", err, "again_in", wait)
+			}
+			if registry.KindOf(err) == registry.Cleared { // while it joined: it has its store, and looks next what it has lost
+				err = nil
 			}
 			m.set(nil, err)
 			select {
@@ -215,6 +212,17 @@ func (m *member) run(ctx context.Context) {
 			m.set(nil, nil)
 		}
 	}
+}
+
+// ends tells, with the reason, that what kept this host from joining ends its agent; nil: it tries again.
+func (m *member) ends(ctx context.Context, why error) error {
+	if m.hopeless(ctx, why) {
+		return errors.New(m.reason(why))
+	}
+	if k := registry.KindOf(why); k != 0 && k != registry.Cleared {
+		return why
+	}
+	return nil
 }
 
 // join does all that a host needs to do before it may claim something.
@@ -282,25 +290,10 @@ func (m *member) unfenced(ctx context.Context) (journal.Identity, error) {
 
 // joinCluster makes sure that the store holds this host's cluster, and remembers it the first time.
 func (m *member) joinCluster(ctx context.Context) error {
-	id := m.identity()
-	want := m.settings
-	if id.Cluster != "" { // never make a new cluster in a store that lost ours
-		e, err := m.store.Get(ctx, record.ClusterKey())
-		if errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("%w: it has lost the record of cluster %s, to which this host belongs: it was emptied, or its prefix is another one's", errLost, id.Cluster)
-		}
-		if err != nil {
-			return err
-		}
-		var c record.Cluster
-		if err := record.Decode(e.Value, &c); err != nil {
-			return fmt.Errorf("%s: %w", e.Key, err)
-		}
-		if c.ID != id.Cluster {
-			return fmt.Errorf("%w: it holds cluster %s, and this host belongs to %s: give --cluster-store the right address, or empty the state directory", errLost, c.ID, id.Cluster)
-		}
-		return nil
+	if m.identity().Cluster != "" { // never make a new cluster in a store that lost ours
+		return m.holdsCluster(ctx)
 	}
+	want := m.settings
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	want.ID, want.Created = hex.EncodeToString(b[:]), m.clock.Now().UTC()
@@ -312,6 +305,26 @@ func (m *member) joinCluster(ctx context.Context) error {
 		m.created()
 	}
 	return m.setIdentity(ctx, func(now *journal.Identity) { now.Cluster, now.Store = c.ID, m.name() })
+}
+
+// holdsCluster asks the store itself whether it still has the cluster of this host.
+func (m *member) holdsCluster(ctx context.Context) error {
+	id := m.identity()
+	e, err := m.store.Get(ctx, record.ClusterKey())
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("%w: it has lost the record of cluster %s, to which this host belongs: it was emptied, or its prefix is another one's", errLost, id.Cluster)
+	}
+	if err != nil {
+		return err
+	}
+	var c record.Cluster
+	if err := record.Decode(e.Value, &c); err != nil {
+		return fmt.Errorf("%s: %w", e.Key, err)
+	}
+	if c.ID != id.Cluster {
+		return fmt.Errorf("%w: it holds cluster %s, and this host belongs to %s: give --cluster-store the right address, or empty the state directory", errLost, c.ID, id.Cluster)
+	}
+	return nil
 }
 
 // setIdentity changes who this host is, on its disk first.
@@ -411,7 +424,7 @@ func (m *member) refresh(ctx context.Context) {
 func kindOf(err error) error {
 	kinds := map[registry.Kind]api.Kind{
 		registry.Invalid: api.Invalid, registry.Unsupported: api.Unsupported, registry.NotFound: api.NotFound, registry.Exists: api.Exists,
-		registry.InUse: api.InUse, registry.Lost: api.InUse,
+		registry.InUse: api.InUse, registry.Lost: api.InUse, registry.Cleared: api.InUse,
 	}
 	if k, ok := kinds[registry.KindOf(err)]; ok {
 		return &api.Refusal{Kind: k, Err: err}

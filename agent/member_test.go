@@ -34,8 +34,14 @@ type joiner struct {
 // join starts a member; it ends with the test.
 func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joiner {
 	t.Helper()
+	return joinOver(t, w, disk, vtep, func(s store.Store) store.Store { return s })
+}
+
+// joinOver starts a member that sees the store through something.
+func joinOver(t *testing.T, w *memory.World, disk *memory.World, vtep string, through func(store.Store) store.Store) *joiner {
+	t.Helper()
 	j := &joiner{client: w.Client(), disk: disk.Client(), fatal: make(chan error, 1), joins: make(chan struct{}, 64), cut: make(chan uint64, 64)}
-	log := slog.New(slog.DiscardHandler)
+	log, seen := slog.New(slog.DiscardHandler), through(j.client)
 	jr := journal.New(j.disk, filepath.Join(t.TempDir(), "state"))
 	id, err := jr.Identity(t.Context())
 	if err != nil {
@@ -44,11 +50,11 @@ func join(t *testing.T, w *memory.World, disk *memory.World, vtep string) *joine
 	if id.Host == "" {
 		id.Host, id.Incarnation = record.HostID("host-"+vtep), 1
 	}
-	f := follow.New(follow.Config{Store: j.client, Cluster: id.Cluster, Log: log})
+	f := follow.New(follow.Config{Store: seen, Cluster: id.Cluster, Log: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	j.member = newMember(memberConfig{
-		log: log, clock: machineClock{}, store: j.client, journal: jr, name: func() string { return "etcd://somewhere:2379/weft" }, ttl: 15 * time.Second,
-		registry: registry.New(registry.Config{Store: j.client, Picture: f.Picture, Now: time.Now}),
+		log: log, clock: machineClock{}, store: seen, journal: jr, name: func() string { return "etcd://somewhere:2379/weft" }, ttl: 15 * time.Second,
+		registry: registry.New(registry.Config{Store: seen, Picture: f.Picture, Now: time.Now}),
 		facts: func(context.Context) (record.Host, error) {
 			return record.Host{Name: "name-" + vtep, VTEP: netip.MustParseAddr(vtep), MTU: 1500}, nil
 		},
@@ -254,6 +260,69 @@ func TestAMemberThatWasCleared(t *testing.T) {
 		<-second.joins
 		if as, err := second.claim(t.Context()); err != nil || as.Incarnation != 6 {
 			t.Errorf("after it was removed alive it claims as %+v, %v", as, err)
+		}
+		second.stop()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// clearing is a store in which another host clears one right before it opens its first session. asked is called at each beginning of a joining.
+type clearing struct {
+	store.Store
+	once  *sync.Once
+	clear func()
+	asked func()
+}
+
+func (c clearing) Status(ctx context.Context) (store.Status, error) {
+	c.asked()
+	return c.Store.Status(ctx)
+}
+
+func (c clearing) OpenSession(ctx context.Context, cfg store.SessionConfig) (store.Session, error) {
+	c.once.Do(c.clear)
+	return c.Store.OpenSession(ctx, cfg)
+}
+
+// A host that is cleared while it joins, after it has looked whether it was, does not end: it joins above the fence. Until then it does not
+// count as one without its store, which would go on with what it may have lost.
+func TestAMemberThatIsClearedWhileItJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, disk := memory.New(), memory.New()
+		first := join(t, w, disk, "192.0.2.1")
+		if _, err := first.claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first.stop()
+		c := w.Client()
+		b, err := record.Encode(&record.Fence{Host: "host-192.0.2.1", Incarnation: 1, By: other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear := func() {
+			if _, err := c.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(record.FenceKey("host-192.0.2.1"), b)}}); err != nil {
+				t.Error(err)
+			}
+		}
+		var second *joiner
+		begun, ready := 0, make(chan struct{})
+		asked := func() {
+			<-ready
+			if begun++; begun == 2 && second.away() {
+				t.Error("it counts as a host without its store")
+			}
+		}
+		second = joinOver(t, w, disk, "192.0.2.1", func(s store.Store) store.Store { return clearing{s, new(sync.Once), clear, asked} })
+		close(ready)
+		select {
+		case err := <-second.fatal:
+			t.Errorf("it ends: %v", err)
+		case <-second.joins:
+		}
+		if as, err := second.claim(t.Context()); err != nil || as.Incarnation != 2 {
+			t.Errorf("it claims as %+v, %v", as, err)
 		}
 		second.stop()
 		if err := c.Close(); err != nil {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -38,6 +37,7 @@ type publisherConfig struct {
 	undo    func(context.Context, *record.Sandbox, record.Attachment) error // of an intent that was never announced
 	obey    func(context.Context, registry.Actor) error                     // what other hosts have cleared of this one; nil where none can
 	taken   func(context.Context, record.NetworkID) error                   // others have what an endpoint of this host had; nil where none can
+	holds   func(context.Context) error                                     // the store still has this host's cluster; nil where it cannot lose it
 }
 
 const (
@@ -151,48 +151,6 @@ func (p *publisher) pass(ctx context.Context) error {
 		obeyed = p.obey(ctx, as)
 	}
 	return errors.Join(p.settle(ctx), obeyed, p.release(ctx, as), p.correct(ctx, as), p.finishRemovals(ctx, as))
-}
-
-// releasesAtOnce is how many releases are under way to the store: one after the other, those of fifty sandboxes that end together would wait for
-// each other.
-const releasesAtOnce = 16
-
-// release replays the journal's releases.
-func (p *publisher) release(ctx context.Context, as registry.Actor) error {
-	rs, err := p.journal.Releases(ctx)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex // guards done and errs
-	var done []record.EndpointID
-	var errs []error
-	var wg sync.WaitGroup
-	turns := make(chan struct{}, releasesAtOnce)
-	for _, r := range rs {
-		if !p.mine(r.Network) {
-			continue
-		}
-		turns <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-turns }()
-			var err error
-			if !p.wanted(r.Endpoint) { // it may have been taken up again meanwhile
-				_, err = p.registry.DeleteEndpoint(ctx, as, r.Network, r.Endpoint)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				return
-			}
-			done = append(done, r.Endpoint)
-		})
-	}
-	wg.Wait()
-	if len(errs) > 3 {
-		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
-	}
-	return errors.Join(append(errs, p.journal.Released(ctx, done...))...)
 }
 
 func (p *publisher) wanted(id record.EndpointID) bool {

@@ -19,6 +19,7 @@ var (
 	simSeed      = flag.Uint64("sim.seed", 0, "the history to simulate; 0: -sim.histories, from -sim.first")
 	simFirst     = flag.Uint64("sim.first", 1, "the seed of the first history")
 	simHistories = flag.Int("sim.histories", 300, "how many histories to simulate")
+	simFailures  = flag.Int("sim.failures", 3, "end after so many histories that went wrong")
 	simLog       = flag.Bool("sim.log", false, "print what the agents log")
 )
 
@@ -60,7 +61,7 @@ func simulateAll(t *testing.T, first uint64, n int, one func(*testing.T, uint64)
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n) && bad.Load() < 3; i = next.Add(1) - 1 {
+			for i := next.Add(1) - 1; i < int64(n) && bad.Load() < int64(*simFailures); i = next.Add(1) - 1 {
 				seed := first + uint64(i)
 				t.Run(fmt.Sprint(seed), func(t *testing.T) {
 					if !one(t, seed) {

@@ -261,10 +261,12 @@ type promise struct {
 	nets []record.NetworkID
 }
 
-// promised notes what a successful run has promised.
+// promised notes what a successful run has promised, unless the process has ended meanwhile: its agent may not have heard yet.
 func (w *simWorld) promised(h *simHost, a *Agent, id record.SandboxID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	s, ok := a.boxes.get(id)
-	if !ok || !s.Up {
+	if b := h.boxes[string(id)]; !ok || !s.Up || b == nil || !b.running {
 		return
 	}
 	p := promise{host: h, name: s.Name}

@@ -67,6 +67,7 @@ type simLife struct {
 	calls sync.WaitGroup // Add only under gate, and while it lives
 	gate  sync.Mutex     // guards what follows; held through each write, so that a death is between two
 	dead  bool
+	asked bool            // it was told to end
 	fuse  int             // so many writes from now it dies; 0: it does not
 	told  map[string]bool // the partitions that the store has told it of
 	err   error           // why it ended by itself
@@ -101,6 +102,9 @@ func (l *simLife) kill() {
 }
 
 func (l *simLife) stop() {
+	l.gate.Lock()
+	l.asked = true
+	l.gate.Unlock()
 	l.cancel()
 	<-l.done
 }
@@ -174,7 +178,7 @@ func (h *simHost) start() *simLife {
 		h.mu.Unlock()
 		l.gate.Lock()
 		defer l.gate.Unlock()
-		if l.err = err; err != nil && !l.dead && l.ctx.Err() == nil {
+		if l.err = err; err != nil && !l.dead && !l.asked {
 			h.world.violated("the agent of %s has ended: %v", h.name, err)
 		}
 		l.cancel()

@@ -205,11 +205,12 @@ func (a *Agent) wire(id journal.Identity) error {
 	for _, sc := range []*scope{a.global, a.local} {
 		var obey func(context.Context, registry.Actor) error
 		var taken func(context.Context, record.NetworkID) error
+		var holds func(context.Context) error
 		if sc == a.global {
-			obey, taken = a.obey, a.isolateLost
+			obey, taken, holds = a.obey, a.isolateLost, a.member.holdsCluster
 		}
 		sc.publisher = newPublisher(publisherConfig{
-			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey, taken: taken,
+			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey, taken: taken, holds: holds,
 			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
 		})
 	}

@@ -94,7 +94,7 @@ func (r *Registry) tryRegister(ctx context.Context, view *record.Snapshot, h rec
 	}
 	fence, fenceRev := view.Fence(h.ID)
 	if fence != nil && fence.Incarnation >= h.Incarnation {
-		return 0, false, refuse(Lost, "host %s was cleared from the cluster (fence at incarnation %d, this is %d)", h.ID, fence.Incarnation, h.Incarnation)
+		return 0, false, refuse(Cleared, "host %s was cleared from the cluster (fence at incarnation %d, this is %d)", h.ID, fence.Incarnation, h.Incarnation)
 	}
 	still, err := r.unmoved(ctx, true)
 	if err != nil {

@@ -240,7 +240,7 @@ func TestWhichHostIsFenced(t *testing.T) {
 			// What the host would still write is refused, and it comes back in another incarnation.
 			n, _ := other.picture.Network(nets[0])
 			dead.look(t, nets...)
-			if _, err := dead.CreateEndpoint(t.Context(), dead.as, endpoint(n, dead, "late", "10.1.0.77")); registry.KindOf(err) != registry.Lost {
+			if _, err := dead.CreateEndpoint(t.Context(), dead.as, endpoint(n, dead, "late", "10.1.0.77")); registry.KindOf(err) != registry.Cleared {
 				t.Errorf("the host writes on: %v", err)
 			}
 			dead.as.Incarnation = 2

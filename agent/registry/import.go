@@ -215,7 +215,7 @@ func (r *Registry) ImportNetwork(ctx context.Context, as Actor, f Foreign) (Impo
 		return out, nil
 	case Create:
 		n, rev, _, err := r.CreateNetwork(ctx, as, f.Spec)
-		if KindOf(err) != 0 && KindOf(err) != Lost { // somebody was quicker
+		if k := KindOf(err); k != 0 && k != Lost && k != Cleared { // somebody was quicker
 			out.Action, out.Reason, out.Network = Skip, err.Error(), nil
 			return out, nil
 		}

@@ -190,7 +190,7 @@ func TestARegistrationIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec.Incarnation = 5
-	if _, _, err := h.RegisterHost(t.Context(), rec); registry.KindOf(err) != registry.Lost || !strings.Contains(err.Error(), "was cleared") {
+	if _, _, err := h.RegisterHost(t.Context(), rec); registry.KindOf(err) != registry.Cleared || !strings.Contains(err.Error(), "was cleared") {
 		t.Errorf("behind its fence: %v", err)
 	}
 	rec.Incarnation = 6

@@ -59,7 +59,8 @@ const (
 	NotFound                    // what it is about does not exist
 	Exists                      // a name, an address or an ID is taken
 	InUse                       // what it is about is used by others
-	Lost                        // this host was cleared, or its session ended
+	Lost                        // this host's session ended, or its identity is another's
+	Cleared                     // this host was cleared: it has to begin a new incarnation
 )
 
 // Error is a refusal in words for the user.
@@ -100,7 +101,7 @@ func (r *Registry) conditions(ctx context.Context, as Actor, fresh bool) ([]stor
 		}
 	}
 	if fence != nil && fence.Incarnation >= as.Incarnation {
-		return nil, refuse(Lost, "this host was cleared from the cluster (fence at incarnation %d, this is %d)", fence.Incarnation, as.Incarnation)
+		return nil, refuse(Cleared, "this host was cleared from the cluster (fence at incarnation %d, this is %d)", fence.Incarnation, as.Incarnation)
 	}
 	still, err := r.unmoved(ctx, fresh)
 	if err != nil {

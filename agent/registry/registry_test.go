@@ -241,7 +241,7 @@ func TestCreateEndpointRefuses(t *testing.T) {
 	if _, err := a.st.Txn(t.Context(), store.Txn{Then: []store.Op{store.Put(record.FenceKey("b"), fence)}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.CreateEndpoint(t.Context(), b.as, endpoint(n, b, "c3", "10.1.0.4")); registry.KindOf(err) != registry.Lost {
+	if _, err := b.CreateEndpoint(t.Context(), b.as, endpoint(n, b, "c3", "10.1.0.4")); registry.KindOf(err) != registry.Cleared {
 		t.Errorf("a host that was cleared: %v", err)
 	}
 	b.as.Incarnation = 3
