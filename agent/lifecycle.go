@@ -109,8 +109,8 @@ func (a *Agent) StartSandbox(ctx context.Context, ref string) (*record.Sandbox, 
 }
 
 // start brings a sandbox up: its namespace, its endpoints in the order of its networks, names, and last its process. A process that is not
-// detached keeps its first output for the one who attaches. After an error nothing runs and nothing is claimed; a sandbox that never ran
-// is gone. The caller has the sandbox's turn.
+// detached keeps its first output for the one who attaches. After an error nothing runs and nothing is claimed; a sandbox that was made for this start
+// alone is gone. The caller has the sandbox's turn.
 func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (*record.Sandbox, error) {
 	s, ok := a.boxes.get(id)
 	if !ok {
@@ -124,7 +124,7 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 		s = edited(s)
 		s.Restarts, s.Stopped, s.Again, s.Removing = 0, false, false, false
 	}
-	before, first := s, s.Status == record.SandboxCreated
+	before := s
 	err := a.linksRun(s)
 	if err == nil {
 		s, err = a.bringUp(ctx, s, detached)
@@ -132,7 +132,7 @@ func (a *Agent) start(ctx context.Context, id record.SandboxID, detached bool) (
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 		defer cancel()
-		return nil, errors.Join(err, a.undoStart(undo, before, first))
+		return nil, errors.Join(err, a.undoStart(undo, before))
 	}
 	return s, nil
 }
@@ -227,16 +227,21 @@ func remembering(now, before *record.Sandbox) *record.Sandbox {
 }
 
 // undoStart takes down what a failed start had made. before is the sandbox as it was.
-func (a *Agent) undoStart(ctx context.Context, before *record.Sandbox, forget bool) error {
+func (a *Agent) undoStart(ctx context.Context, before *record.Sandbox) error {
 	s, ok := a.boxes.get(before.ID)
 	if !ok {
 		return nil
 	}
 	a.dns.Remove(string(s.ID))
-	if forget {
+	switch s = remembering(s, before); {
+	case before.Status == record.SandboxCreated && before.Once:
 		return a.forget(ctx, s)
+	case before.Status == record.SandboxCreated: // it never ran, and says so
+		next := edited(s)
+		next.Status, next.Up = record.SandboxCreated, false
+		return a.takeDown(ctx, s, next)
 	}
-	return a.bringDown(ctx, remembering(s, before), s.ExitCode, s.Error)
+	return a.bringDown(ctx, s, s.ExitCode, s.Error)
 }
 
 // bringDown takes a sandbox's ports off the air, and then its namespace. Names and asked-for addresses stay its own; the others are free.

@@ -217,6 +217,7 @@ func (w *simWorld) runSandbox(h *simHost) {
 }
 
 func (w *simWorld) run(h *simHost, s *record.Sandbox, as []api.AttachmentRequest) {
+	s.Once = w.seed%3 > 0
 	w.call(h, "", true, fmt.Sprintf("run %s %s in %v", s.Name, s.Restart.Name, as), func(ctx context.Context, a *Agent) error {
 		made, err := a.CreateSandbox(ctx, s, as)
 		if err != nil {

@@ -105,7 +105,7 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 	var kept []*record.Sandbox
 	for _, s := range all {
 		running := live[string(s.ID)]
-		if s.Status == record.SandboxCreated && s.External == "" && !running {
+		if s.Status == record.SandboxCreated && s.Once && s.External == "" && !running {
 			if err := a.forgetUnbegun(ctx, s); err != nil {
 				return err
 			}
@@ -121,8 +121,8 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 	return nil
 }
 
-// forgetUnbegun removes a sandbox whose first start was cut short, or never asked for: what made it has failed with the agent, and one that never ran
-// is gone after a failure.
+// forgetUnbegun removes a sandbox that was made to be started at once, and whose first start was cut short or never asked for: what made it has
+// failed with the agent.
 func (a *Agent) forgetUnbegun(ctx context.Context, s *record.Sandbox) error {
 	var releases []journal.Release
 	for _, at := range s.Attachments {

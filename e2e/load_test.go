@@ -36,7 +36,7 @@ func (h *host) sandboxes() weftv1.SandboxesClient {
 // run makes and starts a sandbox.
 func run(ctx context.Context, s weftv1.SandboxesClient, name, network string) error {
 	_, err := s.CreateSandbox(ctx, &weftv1.CreateSandboxRequest{
-		Name: name, Command: []string{"sleep", forever}, Detached: true, Attachments: []*weftv1.Attachment{{Network: network}},
+		Name: name, Command: []string{"sleep", forever}, Detached: true, Once: true, Attachments: []*weftv1.Attachment{{Network: network}},
 	})
 	if err == nil {
 		_, err = s.StartSandbox(ctx, &weftv1.StartSandboxRequest{Ref: name})

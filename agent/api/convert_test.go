@@ -66,7 +66,7 @@ func TestASandboxRequestIsPassedOnWhole(t *testing.T) {
 	s := sandboxes(t, f)
 	r, err := s.CreateSandbox(t.Context(), &weftv1.CreateSandboxRequest{
 		Name: "c1", Command: []string{"sh", "-c"}, Env: []string{"A=b"}, Hostname: "h", User: "u", Workdir: "/w", Tty: true, Stdin: true, AutoRemove: true,
-		Detached: true, NetworkMode: "none", Dns: []string{"192.0.2.53", "fd00::53"}, DnsSearch: []string{"d"}, DnsOptions: []string{"ndots:0"},
+		Detached: true, Once: true, NetworkMode: "none", Dns: []string{"192.0.2.53", "fd00::53"}, DnsSearch: []string{"d"}, DnsOptions: []string{"ndots:0"},
 		ExtraHosts: []string{"x:192.0.2.1"}, Labels: map[string]string{"l": "2"},
 		Attachments: []*weftv1.Attachment{{
 			Network: "front", Ip: "10.1.0.2", Ip6: "fd00::2", Aliases: []string{"web", "api"}, VipAliases: []string{"api"}, Links: []*weftv1.Link{{Target: "db", Alias: "base"}},
@@ -80,7 +80,7 @@ func TestASandboxRequestIsPassedOnWhole(t *testing.T) {
 	asked(t, f, created{
 		record.Sandbox{
 			Name: "c1", Command: []string{"sh", "-c"}, Env: []string{"A=b"}, Hostname: "h", User: "u", Workdir: "/w", TTY: true, Stdin: true, AutoRemove: true,
-			Detached: true, NetworkMode: "none", DNS: []netip.Addr{adr("192.0.2.53"), adr("fd00::53")}, DNSSearch: []string{"d"}, DNSOptions: []string{"ndots:0"},
+			Detached: true, Once: true, NetworkMode: "none", DNS: []netip.Addr{adr("192.0.2.53"), adr("fd00::53")}, DNSSearch: []string{"d"}, DNSOptions: []string{"ndots:0"},
 			ExtraHosts: []string{"x:192.0.2.1"}, Labels: map[string]string{"l": "2"},
 		},
 		[]api.AttachmentRequest{{

@@ -24,7 +24,7 @@ type sandboxes struct {
 func (s *sandboxes) CreateSandbox(ctx context.Context, r *weftv1.CreateSandboxRequest) (*weftv1.CreateSandboxResponse, error) {
 	sb := &record.Sandbox{
 		Name: r.Name, Command: r.Command, Env: r.Env, Hostname: r.Hostname, User: r.User, Workdir: r.Workdir,
-		TTY: r.Tty, Stdin: r.Stdin, Detached: r.Detached, AutoRemove: r.AutoRemove, NetworkMode: r.NetworkMode,
+		TTY: r.Tty, Stdin: r.Stdin, Detached: r.Detached, AutoRemove: r.AutoRemove, Once: r.Once, NetworkMode: r.NetworkMode,
 		DNSSearch: r.DnsSearch, DNSOptions: r.DnsOptions, ExtraHosts: r.ExtraHosts, Labels: r.Labels,
 		Restart:    record.RestartPolicy{Name: r.GetRestart().GetName(), Max: int(r.GetRestart().GetMax())},
 		StopSignal: int(r.StopSignal), StopTimeout: durationFrom(r.StopTimeout),

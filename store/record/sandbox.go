@@ -36,6 +36,7 @@ type Sandbox struct {
 	Stopped     bool              `json:"stopped,omitempty"`      // a user ended it: the policy leaves it down until a user starts it
 	Again       bool              `json:"again,omitempty"`        // a user's restart is under way: it is started when its process has ended, whatever its policy
 	Removing    bool              `json:"removing,omitempty"`     // a user's removal is under way: it goes when its process has ended
+	Once        bool              `json:"once,omitempty"`         // made to be started right away: where that fails, or is cut short, nothing of it is left
 	StopSignal  int               `json:"stop_signal,omitempty"`  // 0: SIGTERM
 	StopTimeout *time.Duration    `json:"stop_timeout,omitempty"` // before SIGKILL; nil: 10 s; negative: without end
 	External    string            `json:"external,omitempty"`     // netns:PATH, pid:N or docker:ID: a namespace that others made; weft runs nothing in it

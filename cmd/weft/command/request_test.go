@@ -71,32 +71,32 @@ func requestTests() []requestTest {
 
 func runRequestTests() []requestTest {
 	return []requestTest{
-		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true}},
-		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true}},
-		{"run -d --ip 172.17.0.9 x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge", Ip: "172.17.0.9"}}}},
-		{"run -dit x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Stdin: true, Tty: true}},
+		{"run -d sleep -d 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "-d", "10"}, Detached: true, Once: true}},
+		{"run -d -- sleep -- 10", &weftv1.CreateSandboxRequest{Command: []string{"sleep", "--", "10"}, Detached: true, Once: true}},
+		{"run -d --ip 172.17.0.9 x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, Attachments: []*weftv1.Attachment{{Network: "bridge", Ip: "172.17.0.9"}}}},
+		{"run -dit x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, Stdin: true, Tty: true}},
 		{"run -d --restart on-failure:3 --stop-signal int --stop-timeout 3 --add-host a:[fd00::1] --add-host b=192.0.2.1 x", &weftv1.CreateSandboxRequest{
-			Command: []string{"x"}, Detached: true, Restart: &weftv1.RestartPolicy{Name: "on-failure", Max: 3}, StopSignal: 2,
+			Command: []string{"x"}, Detached: true, Once: true, Restart: &weftv1.RestartPolicy{Name: "on-failure", Max: 3}, StopSignal: 2,
 			StopTimeout: durationpb.New(3 * time.Second), ExtraHosts: []string{"a:fd00::1", "b:192.0.2.1"}}},
-		{"run -d --restart=no x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true}},
-		{"run -d --restart unless-stopped x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Restart: &weftv1.RestartPolicy{Name: "unless-stopped"}}},
-		{"run -d --network bridge x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
-		{"run -d --network host x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "host"}},
-		{"run -d --net=none x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, NetworkMode: "none"}},
+		{"run -d --restart=no x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true}},
+		{"run -d --restart unless-stopped x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, Restart: &weftv1.RestartPolicy{Name: "unless-stopped"}}},
+		{"run -d --network bridge x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, Attachments: []*weftv1.Attachment{{Network: "bridge"}}}},
+		{"run -d --network host x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, NetworkMode: "host"}},
+		{"run -d --net=none x", &weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, NetworkMode: "none"}},
 		{"run -d --network n --network name=m,alias=a,alias=b,ip=10.2.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:02,link=x:y,driver-opt=k=v,gw-priority=7 " +
 			"--ip 10.1.0.9 --ip6 fd00::9 --mac-address 02:00:00:00:00:01 --network-alias c --link t:u x",
-			&weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{
+			&weftv1.CreateSandboxRequest{Command: []string{"x"}, Detached: true, Once: true, Attachments: []*weftv1.Attachment{
 				{Network: "n", Ip: "10.1.0.9", Ip6: "fd00::9", MacAddress: "02:00:00:00:00:01", Aliases: []string{"c"}, Links: []*weftv1.Link{{Target: "t", Alias: "u"}}},
 				{Network: "m", Ip: "10.2.0.2", Ip6: "fd00::2", MacAddress: "02:00:00:00:00:02", Aliases: []string{"a", "b"},
 					Links: []*weftv1.Link{{Target: "x", Alias: "y"}}, DriverOptions: map[string]string{"k": "v"}, GwPriority: 7},
 			}}},
 		{"run -d --network name=n,alias=a,alias=b,mode=vip,ip=10.1.0.2 --network-alias c,mode=vip --network-alias d x", &weftv1.CreateSandboxRequest{
-			Command: []string{"x"}, Detached: true, Attachments: []*weftv1.Attachment{
+			Command: []string{"x"}, Detached: true, Once: true, Attachments: []*weftv1.Attachment{
 				{Network: "n", Ip: "10.1.0.2", Aliases: []string{"a", "b", "c", "d"}, VipAliases: []string{"b", "c"}}}}},
 		{"run -d --rm --name c -h hh -u 1000:1000 -w /srv -t --dns 9.9.9.9 --dns-search a --dns-option b --dns-opt c --add-host x:10.0.0.1 -l a=b " +
 			"-e A=1 -e HERE -e NOTHERE -e B= -e A=2 --env-file " + envFile + " x",
 			&weftv1.CreateSandboxRequest{
-				Name: "c", Command: []string{"x"}, Hostname: "hh", User: "1000:1000", Workdir: "/srv", Tty: true, AutoRemove: true, Detached: true,
+				Name: "c", Command: []string{"x"}, Hostname: "hh", User: "1000:1000", Workdir: "/srv", Tty: true, AutoRemove: true, Detached: true, Once: true,
 				Dns: []string{"9.9.9.9"}, DnsSearch: []string{"a"}, DnsOptions: []string{"b", "c"}, ExtraHosts: []string{"x:10.0.0.1"},
 				Labels: map[string]string{"a": "b"}, Env: []string{"F=from file", "A=2", "HERE=yes", "B="},
 			}},

@@ -108,7 +108,7 @@ func (r *runFlags) request(command []string, lookup func(string) (string, bool))
 	}
 	out := &weftv1.CreateSandboxRequest{
 		Name: r.name, Command: command, Env: env, Hostname: r.hostname, User: r.user, Workdir: r.workdir,
-		Tty: r.tty, Stdin: r.stdin, AutoRemove: r.remove, Detached: r.detach,
+		Tty: r.tty, Stdin: r.stdin, AutoRemove: r.remove, Detached: r.detach, Once: true,
 		Dns: r.dns, DnsSearch: r.dnsSearch, DnsOptions: r.dnsOptions, Labels: r.labels,
 	}
 	if err := r.ports.into(out); err != nil {

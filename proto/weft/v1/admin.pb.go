@@ -1723,6 +1723,7 @@ type CreateSandboxRequest struct {
 	Restart       *RestartPolicy         `protobuf:"bytes,21,opt,name=restart,proto3" json:"restart,omitempty"`
 	StopSignal    int32                  `protobuf:"varint,22,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`   // what a stop sends first; 0: SIGTERM
 	StopTimeout   *durationpb.Duration   `protobuf:"bytes,23,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"` // what a stop waits for before SIGKILL; unset: 10 s
+	Once          bool                   `protobuf:"varint,24,opt,name=once,proto3" json:"once,omitempty"`                                 // it is started right away, as by weft run: where that fails, or is cut short, nothing of it is left
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1916,6 +1917,13 @@ func (x *CreateSandboxRequest) GetStopTimeout() *durationpb.Duration {
 		return x.StopTimeout
 	}
 	return nil
+}
+
+func (x *CreateSandboxRequest) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
 }
 
 type CreateSandboxResponse struct {
@@ -5409,7 +5417,7 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\"5\n" +
 	"\rRestartPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\x05R\x03max\"\xd6\x06\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\xea\x06\n" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -5440,7 +5448,8 @@ const file_proto_weft_v1_admin_proto_rawDesc = "" +
 	"\arestart\x18\x15 \x01(\v2\x16.weft.v1.RestartPolicyR\arestart\x12\x1f\n" +
 	"\vstop_signal\x18\x16 \x01(\x05R\n" +
 	"stopSignal\x12<\n" +
-	"\fstop_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationR\vstopTimeout\x1a9\n" +
+	"\fstop_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationR\vstopTimeout\x12\x12\n" +
+	"\x04once\x18\x18 \x01(\bR\x04once\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
