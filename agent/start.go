@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"weft/agent/journal"
 	"weft/agent/registry"
@@ -149,8 +150,10 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 		at.Intent = at.Intent && live // the store will tell whether it was announced
 	}
 	switch {
+	case live && s.Status != record.SandboxRunning: // its start was cut short after its process had begun to run
+		next.Status, next.Up, next.Started, next.Finished, next.ExitCode, next.Error = record.SandboxRunning, true, a.clock.Now().UTC(), time.Time{}, 0, ""
+		next.Again = false
 	case live:
-		next.Status = record.SandboxRunning
 	case s.Status == record.SandboxRunning:
 		e, ok := a.runner.LastExit(string(s.ID))
 		if !ok {

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -59,6 +60,40 @@ func TestASandboxThatWasNeverStartedOutlivesItsAgent(t *testing.T) {
 			t.Errorf("once it has run: %v", got)
 		}
 	})
+}
+
+// A process that the last agent has started, and died before it had noted that, runs as any other.
+func TestAProcessWhoseStartWasCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := aHost(t)
+		l := h.alive()
+		l.agent.runner = dyingRunner{l.agent.runner, l}
+		s, err := l.agent.CreateSandbox(t.Context(), &record.Sandbox{Name: "a", Once: true, Command: []string{"sleep"}, NetworkMode: "none"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.agent.StartSandbox(t.Context(), "a"); !errors.Is(err, errDead) {
+			t.Fatalf("it was to die: %v", err)
+		}
+		h.afterRestart()
+		if now, _ := h.alive().agent.boxes.get(s.ID); now == nil || now.Status != record.SandboxRunning || !now.Up || now.Started.IsZero() {
+			t.Errorf("the next agent has it as %+v", now)
+		}
+	})
+}
+
+// dyingRunner is of an agent that dies right after it has started a process.
+type dyingRunner struct {
+	runner
+	life *simLife
+}
+
+func (r dyingRunner) Start(ctx context.Context, id string, spec sandbox.Spec) error {
+	err := r.runner.Start(ctx, id, spec)
+	r.life.gate.Lock()
+	defer r.life.gate.Unlock()
+	r.life.dead = true
+	return errors.Join(err, errDead)
 }
 
 // A first start that fails leaves nothing of what weft run has made, and of what a user has made what it was.
