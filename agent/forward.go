@@ -17,7 +17,8 @@ import (
 )
 
 // Commands about a sandbox work from every host: where this one does not have it, those that are there are asked, and the call is passed on
-// to the one that has (agent/api/forward.go). What is here is never anybody else's, and nothing is asked about it.
+// to the one that has (agent/api/forward.go). What a name, or an ID as it is shown, means here is never anybody else's, and nothing is asked about it;
+// a mere beginning of an ID here gives way to the name or the ID of a sandbox elsewhere.
 
 // findBound is how long other hosts have to say whether they have a sandbox.
 const findBound = time.Second
@@ -34,6 +35,7 @@ func (a *Agent) Route(ctx context.Context, ref string) (api.Way, error) {
 		return here, nil
 	}
 	var among []*record.Host
+	fits := fitsNot
 	host, name, insisted := strings.Cut(ref, "/")
 	if insisted {
 		h, err := a.findHost(host)
@@ -45,15 +47,17 @@ func (a *Agent) Route(ctx context.Context, ref string) (api.Way, error) {
 		}
 		ref, among = name, []*record.Host{h}
 	} else {
-		var refusal *api.Refusal
-		if _, err := a.boxes.find(ref); !errors.As(err, &refusal) || refusal.Kind != api.NotFound {
-			return here, nil // it is here, or means several that are
+		if fits = fitOf(a.boxes.snapshot(), ref); fits == fitsExactly {
+			return here, nil
 		}
 		among = a.others()
 	}
-	h, err := chooseHost(ref, a.whoHas(ctx, among, ref))
+	h, err := chooseHost(ref, fits, a.whoHas(ctx, among, ref))
 	if err != nil {
 		return here, a.nowhere(ref, err)
+	}
+	if h == nil {
+		return here, nil
 	}
 	conns, ok := a.peers.(conner)
 	if !ok {
@@ -105,8 +109,33 @@ type nobodyHas struct {
 
 func (n *nobodyHas) Error() string { return "No such sandbox: " + n.ref }
 
-// chooseHost picks the host that a reference means: exact beats prefix, and what two hosts have is ambiguous. It is pure.
-func chooseHost(ref string, answers []answer) (*record.Host, error) {
+// fit is how well a reference fits what this host has.
+type fit uint8
+
+const (
+	fitsNot     fit = iota
+	fitsPartly      // IDs of one or more sandboxes begin so
+	fitsExactly     // it is a sandbox's name, or its ID whole or as it is shown
+)
+
+// fitOf is pure.
+func fitOf(all map[record.SandboxID]*record.Sandbox, ref string) fit {
+	out := fitsNot
+	for id, s := range all {
+		switch {
+		case ref == "":
+		case record.Fold(s.Name) == record.Fold(ref), string(id) == ref, record.ShortID(id) == ref:
+			return fitsExactly
+		case strings.HasPrefix(string(id), ref):
+			out = fitsPartly
+		}
+	}
+	return out
+}
+
+// chooseHost picks the host that a reference means, nil for this one: exact beats prefix, a prefix here beats one elsewhere, and what two others
+// have is ambiguous. It is pure.
+func chooseHost(ref string, here fit, answers []answer) (*record.Host, error) {
 	var exact, begins []*record.Host
 	nobody := &nobodyHas{ref: ref}
 	several := false
@@ -128,6 +157,8 @@ func chooseHost(ref string, answers []answer) (*record.Host, error) {
 	case len(exact) > 1:
 		slices.SortFunc(exact, func(x, y *record.Host) int { return cmp.Compare(x.Name, y.Name) })
 		return nil, api.Refuse(api.Invalid, "sandbox %s is ambiguous: hosts %s have one; say which, as in %s/%s", ref, hostNames(exact), exact[0].Name, ref)
+	case here != fitsNot:
+		return nil, nil
 	case len(begins) > 1 || several:
 		return nil, api.Refuse(api.Invalid, "multiple sandboxes found with the ID prefix %q", ref)
 	case len(begins) == 1:

@@ -19,32 +19,44 @@ func TestTheHostThatAReferenceMeans(t *testing.T) {
 	h := func(name string) *record.Host { return &record.Host{ID: record.HostID("id-" + name), Name: name} }
 	exact := []peer.Found{{ID: "5b1", Name: "web", Exact: true}}
 	begins := []peer.Found{{ID: "5b1", Name: "web"}}
+	silent := []answer{{host: h("b"), err: peer.ErrSilent}}
 	for name, tc := range map[string]struct {
+		here    fit
 		answers []answer
-		want    string // the host's name, or what the error says
+		want    string // the host's name, "" for this one, or what the error says
 	}{
-		"one has it":                      {[]answer{{host: h("b"), found: exact}, {host: h("c")}}, "b"},
-		"one has an ID that begins so":    {[]answer{{host: h("b")}, {host: h("c"), found: begins}}, "c"},
-		"a name beats the begin of an ID": {[]answer{{host: h("b"), found: begins}, {host: h("c"), found: exact}}, "c"},
-		"two have it":                     {[]answer{{host: h("c"), found: exact}, {host: h("b"), found: exact}}, "web is ambiguous: hosts b, c have one; say which, as in b/web"},
-		"two have IDs that begin so":      {[]answer{{host: h("b"), found: begins}, {host: h("c"), found: begins}}, "multiple sandboxes found"},
-		"one has two that begin so":       {[]answer{{host: h("b"), found: append(begins, begins...)}}, "multiple sandboxes found"},
-		"nobody has it":                   {[]answer{{host: h("b")}}, "No such sandbox: web"},
-		"there is nobody":                 {nil, "No such sandbox: web"},
-		"one has it and one is silent":    {[]answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), found: exact}}, "c"},
-		"nobody has it that answers":      {[]answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), err: peer.ErrOld}}, "No such sandbox: web"},
+		"an ID here begins so, and nobody else has it":        {fitsPartly, []answer{{host: h("b")}}, ""},
+		"an ID here begins so, and it is a name elsewhere":    {fitsPartly, []answer{{host: h("b")}, {host: h("c"), found: exact}}, "c"},
+		"an ID here begins so, and one elsewhere":             {fitsPartly, []answer{{host: h("b"), found: begins}}, ""},
+		"an ID here begins so, and several elsewhere":         {fitsPartly, []answer{{host: h("b"), found: begins}, {host: h("c"), found: begins}}, ""},
+		"an ID here begins so, and it is two names elsewhere": {fitsPartly, []answer{{host: h("b"), found: exact}, {host: h("c"), found: exact}}, "web is ambiguous"},
+		"an ID here begins so, and the others are silent":     {fitsPartly, silent, ""},
+		"an ID here begins so, and there is nobody":           {fitsPartly, nil, ""},
+		"one has it":                      {fitsNot, []answer{{host: h("b"), found: exact}, {host: h("c")}}, "b"},
+		"one has an ID that begins so":    {fitsNot, []answer{{host: h("b")}, {host: h("c"), found: begins}}, "c"},
+		"a name beats the begin of an ID": {fitsNot, []answer{{host: h("b"), found: begins}, {host: h("c"), found: exact}}, "c"},
+		"two have it":                     {fitsNot, []answer{{host: h("c"), found: exact}, {host: h("b"), found: exact}}, "web is ambiguous: hosts b, c have one; say which, as in b/web"},
+		"two have IDs that begin so":      {fitsNot, []answer{{host: h("b"), found: begins}, {host: h("c"), found: begins}}, "multiple sandboxes found"},
+		"one has two that begin so":       {fitsNot, []answer{{host: h("b"), found: append(begins, begins...)}}, "multiple sandboxes found"},
+		"nobody has it":                   {fitsNot, []answer{{host: h("b")}}, "No such sandbox: web"},
+		"there is nobody":                 {fitsNot, nil, "No such sandbox: web"},
+		"one has it and one is silent":    {fitsNot, []answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), found: exact}}, "c"},
+		"nobody has it that answers":      {fitsNot, []answer{{host: h("b"), err: peer.ErrSilent}, {host: h("c"), err: peer.ErrOld}}, "No such sandbox: web"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := chooseHost("web", tc.answers)
-			if err != nil && strings.Contains(err.Error(), tc.want) || err == nil && got.Name == tc.want {
+			got, err := chooseHost("web", tc.here, tc.answers)
+			if err == nil && got == nil {
+				got = &record.Host{}
+			}
+			if err != nil && tc.want != "" && strings.Contains(err.Error(), tc.want) || err == nil && got.Name == tc.want {
 				return
 			}
 			t.Errorf("got %v, %v; want %s", got, err, tc.want)
 		})
 	}
 	var n *nobodyHas
-	if _, err := chooseHost("web", []answer{{host: h("b"), err: peer.ErrStranger}, {host: h("c"), err: peer.ErrNoIdentity}}); !errors.As(err, &n) || hostNames(n.silent) != "b" || hostNames(n.without) != "c" {
+	if _, err := chooseHost("web", fitsNot, []answer{{host: h("b"), err: peer.ErrStranger}, {host: h("c"), err: peer.ErrNoIdentity}}); !errors.As(err, &n) || hostNames(n.silent) != "b" || hostNames(n.without) != "c" {
 		t.Errorf("who could not be asked: %+v", n)
 	}
 }
@@ -75,6 +87,21 @@ func TestSandboxesForAnotherHost(t *testing.T) {
 		s, err := b.find(ref)
 		if one := len(got) == 1; one != (err == nil) || one && strings.TrimSuffix(got[0], "!") != string(s.ID) {
 			t.Errorf("%q means %v (%v) here, and %v for others", ref, s, err, got)
+		}
+	}
+}
+
+func TestHowWellAReferenceFits(t *testing.T) {
+	t.Parallel()
+	all := map[record.SandboxID]*record.Sandbox{}
+	for id, name := range map[record.SandboxID]string{"5baa1234567890": "web", "5baa2234567890": "77", "77dd4": "db"} {
+		all[id] = &record.Sandbox{ID: id, Name: name}
+	}
+	for ref, want := range map[string]fit{
+		"Web": fitsExactly, "5baa1234567890": fitsExactly, "5baa12345678": fitsExactly, "77": fitsExactly, "5baa1": fitsPartly, "5baa": fitsPartly, "77d": fitsPartly, "none": fitsNot, "": fitsNot,
+	} {
+		if got := fitOf(all, ref); got != want {
+			t.Errorf("%q fits %d, want %d", ref, got, want)
 		}
 	}
 }

@@ -109,6 +109,15 @@ func TestSandboxesOfOneNameOnSeveralHosts(t *testing.T) {
 	at(h1, "host1/twin", "host1")
 	h1.refuses(1, "no such host: host9", "rm", "-f", "host9/twin")
 
+	// The beginning of an ID here, unless it is a name somewhere.
+	begins := h1.weft("inspect", "-f", "{{.Id}}", "host1/twin")[:4]
+	at(h1, begins, "host1")
+	h2.weft("run", "-d", "--name", begins, "--network", "none", "-e", "AT="+h2.Name, "--", "sleep", forever)
+	at(h1, begins, "host2")
+	at(h1, "host1/"+begins, "host1")
+	h1.weft("rm", "-f", begins)
+	at(h1, begins, "host1")
+
 	// A host that takes no commands says so; those that it gives are taken.
 	h3.Args = append(h3.Args, "--refuse-forwarded")
 	must(t, h3.Restart(within(t, patience)))
