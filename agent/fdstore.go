@@ -1,12 +1,12 @@
 package agent
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,26 +23,43 @@ type fdStore struct {
 	log    *slog.Logger
 	socket string // of the service manager
 
-	mu        sync.Mutex // guards inherited
-	inherited map[string][]*os.File
+	mu        sync.Mutex            // guards what follows
+	inherited map[string][]*os.File // by name
+	names     map[string]string     // of each sandbox's sockets
+	long      int                   // of those, how many are long
 }
 
+// All names come to an agent in one environment variable, of which the kernel takes no more than 128 KiB (MAX_ARG_STRLEN): with more, it cannot be
+// started at all. So they are short, but for the first ones: an older agent knows a sandbox by the name that has its whole ID.
 const (
-	fdStorePrefix  = "dns-" // of the names of resolvers' sockets, before the sandbox's ID
+	longPrefix  = "dns-"
+	shortPrefix = "d-"
+	longNames   = 200 // sandboxes: with them, 4,000 others have room
+
 	fdStoreTimeout = time.Second
 )
+
+func longName(id string) string { return longPrefix + id }
+
+func shortName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return shortPrefix + base64.RawURLEncoding.EncodeToString(sum[:6])
+}
 
 // openFDStore takes what the last agent left with the service manager. It returns nil where there is none.
 func openFDStore(log *slog.Logger) *fdStore {
 	files := activation.Files(true) // a sandbox's process must not take them for its own
-	s := &fdStore{log: log, socket: os.Getenv("NOTIFY_SOCKET"), inherited: map[string][]*os.File{}}
+	return newFDStore(log, os.Getenv("NOTIFY_SOCKET"), files)
+}
+
+func newFDStore(log *slog.Logger, socket string, files []*os.File) *fdStore {
+	s := &fdStore{log: log, socket: socket, inherited: map[string][]*os.File{}, names: map[string]string{}}
 	for _, f := range files {
-		id, ours := strings.CutPrefix(f.Name(), fdStorePrefix)
-		if s.socket == "" || !ours {
+		if s.socket == "" || !strings.HasPrefix(f.Name(), longPrefix) && !strings.HasPrefix(f.Name(), shortPrefix) {
 			_ = f.Close() // of no use to this agent
 			continue
 		}
-		s.inherited[id] = append(s.inherited[id], f)
+		s.inherited[f.Name()] = append(s.inherited[f.Name()], f)
 	}
 	if s.socket == "" {
 		return nil
@@ -50,23 +67,53 @@ func openFDStore(log *slog.Logger) *fdStore {
 	return s
 }
 
-// Take returns what the last agent left for a sandbox.
+// Take returns what the last agent left for a sandbox. Where it has a name for which there is no room any more, it gets another.
 func (s *fdStore) Take(id string) []*os.File {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	files := s.inherited[id]
-	delete(s.inherited, id)
+	had := longName(id)
+	if len(s.inherited[had]) == 0 {
+		had = shortName(id)
+	}
+	files := s.inherited[had]
+	delete(s.inherited, had)
+	if len(files) > 0 && had == shortName(id) {
+		s.names[id] = had
+	}
+	name := s.nameLocked(id)
+	s.mu.Unlock()
+	if len(files) > 0 && name != had {
+		s.forget(had)
+		for _, f := range files {
+			s.Keep(id, f)
+		}
+	}
 	return files
+}
+
+// nameLocked is a sandbox's, which is given when it is asked for first.
+func (s *fdStore) nameLocked(id string) string {
+	name, ok := s.names[id]
+	if !ok {
+		if name = shortName(id); s.long < longNames {
+			name = longName(id)
+			s.long++
+		}
+		s.names[id] = name
+	}
+	return name
 }
 
 // Keep leaves a socket of a sandbox to the next agent.
 func (s *fdStore) Keep(id string, socket syscall.Conn) {
+	s.mu.Lock()
+	name := s.nameLocked(id)
+	s.mu.Unlock()
 	raw, err := socket.SyscallConn()
 	if err == nil {
 		var sent error
 		err = raw.Control(func(fd uintptr) {
 			// FDPOLL=0: an error on the socket, such as a port that the asker has closed, is no reason to forget it.
-			sent = s.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+fdStorePrefix+id, int(fd))
+			sent = s.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, int(fd))
 		})
 		err = errors.Join(err, sent)
 	}
@@ -77,21 +124,38 @@ func (s *fdStore) Keep(id string, socket syscall.Conn) {
 
 // Drop forgets the sockets of a sandbox.
 func (s *fdStore) Drop(id string) {
-	for _, f := range s.Take(id) {
+	s.mu.Lock()
+	name := s.nameLocked(id)
+	files := s.inherited[name]
+	delete(s.inherited, name)
+	delete(s.names, id)
+	if name == longName(id) {
+		s.long--
+	}
+	s.mu.Unlock()
+	for _, f := range files {
 		_ = f.Close()
 	}
-	if err := s.tell("FDSTOREREMOVE=1\nFDNAME=" + fdStorePrefix + id); err != nil {
-		s.log.Warn("the service manager may keep sockets of a sandbox that has ended", "sandbox", id, "error", err)
-	}
+	s.forget(name)
 }
 
 // dropRest forgets what no sandbox has taken: it has ended while no agent was there.
 func (s *fdStore) dropRest() {
 	s.mu.Lock()
-	rest := slices.Collect(maps.Keys(s.inherited))
+	rest := s.inherited
+	s.inherited = map[string][]*os.File{}
 	s.mu.Unlock()
-	for _, id := range rest {
-		s.Drop(id)
+	for name, files := range rest {
+		for _, f := range files {
+			_ = f.Close()
+		}
+		s.forget(name)
+	}
+}
+
+func (s *fdStore) forget(name string) {
+	if err := s.tell("FDSTOREREMOVE=1\nFDNAME=" + name); err != nil {
+		s.log.Warn("the service manager may keep sockets of a sandbox that has ended", "name", name, "error", err)
 	}
 }
 
