@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 )
 
 // Encode returns the stored form of a record: JSON with the schema version as "v" and with the fields that were read and not known.
@@ -55,25 +58,24 @@ type checked interface {
 	check() error
 }
 
-// Decode reads the stored form into r. It refuses records of a newer schema, and such as do not make sense.
+// Decode reads the stored form into r. It refuses records of a newer schema, and such as do not make sense; of r nothing counts then.
 func Decode(b []byte, r checked) error {
-	var head struct {
-		V *int `json:"v"`
+	bad := json.Unmarshal(b, r)
+	if bad != nil && !json.Valid(b) {
+		return fmt.Errorf("decode record: %w", bad)
 	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return fmt.Errorf("decode record: %w", err)
-	}
-	switch {
-	case head.V == nil || *head.V < 1:
-		return errors.New("decode record: it has no schema version")
-	case *head.V > Schema:
-		return fmt.Errorf("decode record: schema %d is newer than this version's %d; upgrade this host", *head.V, Schema)
-	}
-	if err := json.Unmarshal(b, r); err != nil {
-		return fmt.Errorf("decode record: %w", err)
-	}
-	if err := keepUnknown(b, r); err != nil {
+	unknown, err := unknownMembers(b, reflect.TypeOf(r).Elem())
+	if err != nil {
 		return err
+	}
+	if bad != nil { // of a schema that is known: else it may be right
+		return fmt.Errorf("decode record: %w", bad)
+	}
+	if len(unknown) > 0 {
+		if *r.kept() == nil {
+			*r.kept() = extra{}
+		}
+		maps.Copy(*r.kept(), unknown)
 	}
 	if err := r.check(); err != nil {
 		return fmt.Errorf("record makes no sense: %w", err)
@@ -81,49 +83,51 @@ func Decode(b []byte, r checked) error {
 	return nil
 }
 
-// keepUnknown puts the fields that r's type does not have into its extra. A record has fewer members than its type has fields in nearly
-// all cases, so the names are only compared, not decoded.
-func keepUnknown(b []byte, r keeper) error {
-	known := fieldNames(reflect.TypeOf(r).Elem())
-	d := json.NewDecoder(bytes.NewReader(b))
-	if _, err := d.Token(); err != nil {
-		return fmt.Errorf("decode record: %w", err)
-	}
-	for d.More() {
-		name, err := d.Token()
+// unknownMembers checks the schema of a record, and returns the members that its type does not have. A record has fewer members than its type has fields
+// in nearly all cases, so the names are only compared, not decoded.
+func unknownMembers(b []byte, t reflect.Type) (out extra, err error) {
+	known := fieldNames(t)
+	var schema *int
+	for quoted, raw := range members(b) {
+		name, err := unquote(quoted)
 		if err != nil {
-			return fmt.Errorf("decode record: %w", err)
+			return nil, fmt.Errorf("decode record: %w", err)
 		}
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return fmt.Errorf("decode record: %w", err)
-		}
-		s, _ := name.(string)
-		if isKnown(known, s) {
+		if strings.EqualFold(name, "v") {
+			if err := json.Unmarshal(raw, &schema); err != nil {
+				return nil, fmt.Errorf("decode record: %w", err)
+			}
 			continue
 		}
-		if *r.kept() == nil {
-			*r.kept() = extra{}
+		if isKnown(known, name) {
+			continue
 		}
-		(*r.kept())[s] = raw
+		if out == nil {
+			out = extra{}
+		}
+		out[name] = bytes.Clone(raw)
 	}
-	return nil
+	switch {
+	case schema == nil || *schema < 1:
+		return nil, errors.New("decode record: it has no schema version")
+	case *schema > Schema:
+		return nil, fmt.Errorf("decode record: schema %d is newer than this version's %d; upgrade this host", *schema, Schema)
+	}
+	return out, nil
 }
 
 // isKnown compares as encoding/json does: names match whatever their case.
 func isKnown(known []string, name string) bool {
-	if name == "v" {
-		return true
-	}
-	for _, k := range known {
-		if strings.EqualFold(k, name) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(known, name) || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, name) })
 }
 
+// fields are the names that fieldNames has found, by type.
+var fields sync.Map
+
 func fieldNames(t reflect.Type) []string {
+	if have, ok := fields.Load(t); ok {
+		return have.([]string)
+	}
 	out := make([]string, 0, t.NumField())
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
@@ -131,6 +135,7 @@ func fieldNames(t reflect.Type) []string {
 			out = append(out, name)
 		}
 	}
+	fields.Store(t, out)
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 
 	"weft/store"
 )
@@ -86,12 +87,20 @@ func (s *Snapshot) dumpMeta(add func(store.Key, store.Rev, any), claim func(stor
 	}
 }
 
-// SeedFrom returns the picture that dumps were taken of.
+// SeedFrom returns the picture that dumps were taken of. Each partition is read by a goroutine of its own: an agent that starts waits for it.
 func SeedFrom(dumps map[string]store.Snapshot) *Snapshot {
 	s := Empty()
+	var mu sync.Mutex // guards s
+	var wg sync.WaitGroup
 	for partition, d := range dumps {
-		s = s.Apply(partition, store.Batch{Rev: d.Rev, Resync: true, Puts: d.Entries})
+		wg.Go(func() {
+			part := Empty().Apply(partition, store.Batch{Rev: d.Rev, Resync: true, Puts: d.Entries})
+			mu.Lock()
+			defer mu.Unlock()
+			s = s.With(part, partition)
+		})
 	}
+	wg.Wait()
 	return s
 }
 
