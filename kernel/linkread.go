@@ -24,6 +24,8 @@ type linkInfo struct {
 	vxlan         VXLAN
 	learns        bool // of a VXLAN device
 	port          portInfo
+	conf6         [len(linkConf)]int32 // settings, as linkConf has them
+	has6          bool                 // false: IPv6 gives it none
 }
 
 // sameTunnel tells whether a VXLAN device is already what cannot be changed without making it anew.
@@ -92,6 +94,8 @@ func parseLink(b []byte) (l linkInfo, ok bool) {
 			l.alias = text(v)
 		case unix.IFLA_LINKINFO:
 			parseInfo(v, &l)
+		case unix.IFLA_AF_SPEC:
+			parseConf6(v, &l)
 		}
 	}
 	return l, true

@@ -6,49 +6,84 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
+// readsAtOnce is how many namespaces are read at a time: each read waits for threads that change their namespace, and for RTNL.
+const readsAtOnce = 8
+
 // Read returns what is weft's own in the namespaces, by the rules in the package's comment.
 func (k *Kernel) Read(ctx context.Context, namespaces []string) (State, error) {
-	out := State{}
-	seen := map[string]linkTable{}
-	for _, ns := range namespaces {
-		if _, twice := seen[ns]; twice {
-			continue
-		}
-		if k.own(ns) {
-			if !isNetns(ns) {
-				if _, err := os.Stat(ns); err == nil { // a file whose namespace went with a reboot
-					out.Add(Object{Key: Key{Kind: KindNetns, NS: ns}, Spec: stale{}})
-				}
-				continue
-			}
-			out.Add(Object{Key: Key{Kind: KindNetns, NS: ns}, Spec: Netns{}})
-		}
-		err := k.with(ns, func(c *conn) (err error) {
-			seen[ns], err = k.readInto(ctx, c, ns, out)
-			return err
+	namespaces = slices.Compact(slices.Sorted(slices.Values(namespaces)))
+	all := make([]reading, len(namespaces))
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, readsAtOnce)
+	for i, ns := range namespaces {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			all[i] = k.readSpace(ctx, ns)
 		})
-		if errors.Is(err, os.ErrNotExist) {
-			seen[ns] = linkTable{} // gone, with all that was in it
-			continue
+	}
+	wg.Wait()
+	total := 0
+	for _, f := range all {
+		total += len(f.state)
+	}
+	out := make(State, total)
+	seen := map[string]linkTable{}
+	for i, ns := range namespaces {
+		f := all[i]
+		if f.err != nil {
+			return nil, fmt.Errorf("read namespace %q: %w", cmp.Or(ns, k.host), f.err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("read namespace %q: %w", cmp.Or(ns, k.host), err)
+		if maps.Copy(out, f.state); f.read {
+			seen[ns] = f.links
 		}
 	}
 	checkPairs(seen, out)
 	return out, nil
+}
+
+// reading is what one namespace was found to have. One that is gone has nothing, and has been read.
+type reading struct {
+	state State
+	links linkTable
+	read  bool
+	err   error
+}
+
+func (k *Kernel) readSpace(ctx context.Context, ns string) reading {
+	f := reading{state: State{}}
+	if k.own(ns) {
+		if !isNetns(ns) {
+			if _, err := os.Stat(ns); err == nil { // a file whose namespace went with a reboot
+				f.state.Add(Object{Key: Key{Kind: KindNetns, NS: ns}, Spec: stale{}})
+			}
+			return f
+		}
+		f.state.Add(Object{Key: Key{Kind: KindNetns, NS: ns}, Spec: Netns{}})
+	}
+	f.read = true
+	f.err = k.with(ns, func(c *conn) (err error) {
+		f.links, err = k.readInto(ctx, c, ns, f.state)
+		return err
+	})
+	if errors.Is(f.err, os.ErrNotExist) { // gone, with all that was in it
+		f.links, f.err = linkTable{}, nil
+	}
+	return f
 }
 
 // stale stands for something of the right key that is not what it should be.

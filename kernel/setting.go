@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -19,15 +20,25 @@ type settings struct {
 	file *os.File // of inotify; nil: there is none
 
 	mu   sync.Mutex // guards what follows
-	keys map[int32]Key
-	full bool // that no more can be watched was said
+	keys map[spot]Key
+	at   map[Key]spot
+	due  map[string]map[Key]Spec // by namespace: what was read, and is to be watched
+	full bool                    // that no more can be watched was said
+
+	wake chan struct{} // size 1: due has something
 }
 
-// settingsMax is how many files are watched: each is about a kilobyte of the kernel's memory.
+// spot is a file of settings as inotify tells of it: what is watched is its directory, which a link has one of for all its settings of a family.
+type spot struct {
+	watch int32
+	name  string
+}
+
+// settingsMax is how many settings are watched: each is about a kilobyte of the kernel's memory.
 const settingsMax = 1 << 15
 
 func (s *settings) open(log *slog.Logger) {
-	s.log, s.keys = log, map[int32]Key{}
+	s.log, s.keys, s.at, s.due, s.wake = log, map[spot]Key{}, map[Key]spot{}, map[string]map[Key]Spec{}, make(chan struct{}, 1)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		s.log.Warn("cannot hear who changes kernel settings; they are looked at every minute", "error", err)
@@ -46,25 +57,44 @@ func (s *settings) close() error {
 	return nil
 }
 
-// add watches a setting below /proc/sys of the calling thread's namespace. One's own writes come before.
-func (s *settings) add(k Key, file string) {
+// settingFile is a setting, and its file below /proc/sys.
+type settingFile struct {
+	key  Key
+	file string
+}
+
+// add watches settings of the calling thread's namespace, those of one directory together. One's own writes come before.
+func (s *settings) add(all ...settingFile) {
 	if s.file == nil {
 		return
 	}
+	dirs := map[string][]settingFile{}
+	for _, f := range all {
+		dirs[path.Dir(f.file)] = append(dirs[path.Dir(f.file)], f)
+	}
+	for dir, files := range dirs {
+		s.addDir(dir, files)
+	}
+}
+
+func (s *settings) addDir(dir string, files []settingFile) {
 	s.mu.Lock()
 	room := len(s.keys) < settingsMax
 	s.mu.Unlock()
 	wd, err := 0, error(unix.ENOSPC)
 	if room {
 		err = s.control(func(fd int) (err error) {
-			wd, err = unix.InotifyAddWatch(fd, "/proc/sys/"+file, unix.IN_MODIFY)
+			wd, err = unix.InotifyAddWatch(fd, "/proc/sys/"+dir, unix.IN_MODIFY)
 			return err
 		})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil {
-		s.keys[int32(wd)] = k
+	for _, f := range files {
+		if err == nil {
+			at := spot{int32(wd), path.Base(f.file)}
+			s.keys[at], s.at[f.key] = f.key, at
+		}
 	}
 	if errors.Is(err, unix.ENOSPC) && !s.full {
 		s.full = true
@@ -72,26 +102,65 @@ func (s *settings) add(k Key, file string) {
 	}
 }
 
+// watches tells whether a setting is watched. One whose link or namespace has gone is until that has been heard.
+func (s *settings) watches(k Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.at[k]
+	return ok || s.file == nil
+}
+
 // drop watches no longer what has gone with its link or namespace: the kernel keeps such watches.
 func (s *settings) drop(which func(Key) bool) {
 	if s.file == nil {
 		return
 	}
-	var gone []uint32
+	gone := map[int32]bool{}
 	s.mu.Lock()
-	for wd, k := range s.keys {
+	for at, k := range s.keys {
 		if which(k) {
-			gone = append(gone, uint32(wd))
-			delete(s.keys, wd)
+			gone[at.watch] = true
+			delete(s.keys, at)
+			delete(s.at, k)
+		}
+	}
+	if len(gone) > 0 {
+		for at := range s.keys {
+			delete(gone, at.watch) // others are in the same directory
 		}
 	}
 	s.mu.Unlock()
 	_ = s.control(func(fd int) error { // one that has gone by itself is no error
-		for _, wd := range gone {
-			_, _ = unix.InotifyRmWatch(fd, wd)
+		for wd := range gone {
+			_, _ = unix.InotifyRmWatch(fd, uint32(wd))
 		}
 		return nil
 	})
+}
+
+// later has a setting watched that came with its link, if it is not yet. See watchLater.
+func (s *settings) later(o Object) {
+	if s.watches(o.Key) {
+		return
+	}
+	s.mu.Lock()
+	if s.due[o.NS] == nil {
+		s.due[o.NS] = map[Key]Spec{}
+	}
+	s.due[o.NS][o.Key] = o.Spec
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *settings) takeDue() map[string]map[Key]Spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.due
+	s.due = map[string]map[Key]Spec{}
+	return out
 }
 
 func (s *settings) control(f func(fd int) error) error {
@@ -126,7 +195,7 @@ func (s *settings) hear(read func(Key) Spec, tell func(Change) bool) {
 		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; b = b[min(len(b), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:]))):] {
 			wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
 			s.mu.Lock()
-			k, ok := s.keys[wd]
+			k, ok := s.keys[spot{wd, text(b[unix.SizeofInotifyEvent:min(len(b), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:])))])}]
 			s.mu.Unlock()
 			switch {
 			case mask&unix.IN_Q_OVERFLOW != 0:

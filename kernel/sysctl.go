@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -29,6 +30,7 @@ func absent(name string, err error) bool {
 
 func readSysctls(c *conn, ns string, names []string, out State) error {
 	return inside(c.ns, func() error {
+		var files []settingFile
 		for _, name := range names {
 			b, err := os.ReadFile("/proc/sys/" + name)
 			value := strings.TrimSpace(string(b))
@@ -41,9 +43,10 @@ func readSysctls(c *conn, ns string, names []string, out State) error {
 				return fmt.Errorf("read sysctl: %w", err)
 			}
 			k := Key{Kind: KindSysctl, NS: ns, Link: name}
-			c.settings.add(k, name)
+			files = append(files, settingFile{k, name})
 			out.Add(Object{Key: k, Spec: Sysctl{Value: value}})
 		}
+		c.settings.add(slices.DeleteFunc(files, func(f settingFile) bool { return c.settings.watches(f.key) })...)
 		return nil
 	})
 }
@@ -52,10 +55,12 @@ func readSysctls(c *conn, ns string, names []string, out State) error {
 func writeSysctls(c *conn, ops []Op) []error {
 	errs := make([]error, len(ops))
 	err := inside(c.ns, func() error {
+		var files []settingFile
 		for i, o := range ops {
 			errs[i] = writeSysctl(o.Obj)
-			c.settings.add(o.Obj.Key, o.Obj.Link)
+			files = append(files, settingFile{o.Obj.Key, o.Obj.Link})
 		}
+		c.settings.add(files...)
 		return nil
 	})
 	if err != nil {

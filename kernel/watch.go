@@ -71,6 +71,7 @@ func (k *Kernel) Watch(ctx context.Context, changes chan<- []Change) error {
 		hear(ctx, filters, func(m heard) { k.filterEvent(m, tell) }, func() { tell(Change{Doubt: true}) })
 	})
 	readers.Go(func() { k.settings.hear(k.setting, tell) })
+	readers.Go(func() { k.watchLater(ctx, tell) })
 	readers.Go(func() { mounts.hear(func() { k.lostNamespaces(tell) }) })
 	gather(ctx, events, changes)
 	err = errors.Join(routes.Close(), filters.Close(), k.settings.stop(), mounts.Close())
