@@ -44,6 +44,7 @@ type Agent struct {
 	health    *health.Watcher
 	twins     map[record.HostID]string // hosts whose name another has, that were told of; watchStale's own
 	journal   *journal.Journal
+	seed      *lastPicture
 	store     store.Store // the relay
 	relay     *relay.Relay
 	placed    atomic.Pointer[place]
@@ -136,17 +137,11 @@ func (a *Agent) live(ctx context.Context) error {
 	if err := a.findUnderlay(); err != nil {
 		return err
 	}
-	unlock, err := journal.Lock(a.cfg.StateDir)
+	closeJournal, err := a.openJournal()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unlock() }()
-	disk, err := a.machine.disk(a.cfg.journalDB())
-	if err != nil {
-		return fmt.Errorf("open the journal: %w", err)
-	}
-	defer func() { _ = disk.Close() }()
-	a.journal = a.machine.journal(disk, a.cfg.StateDir)
+	defer closeJournal()
 	id, err := a.identify(ctx)
 	if err != nil {
 		return err
@@ -157,6 +152,8 @@ func (a *Agent) live(ctx context.Context) error {
 	}
 	defer func() { _ = listener.Close() }()
 	defer a.closeRunner()
+	a.seed = readPicture(a.journal, id.Cluster) // beside what follows: both take their time where there is much
+	defer a.seed.wait()
 	if err := a.recoverSandboxes(ctx); err != nil {
 		return err
 	}
@@ -191,6 +188,23 @@ func (a *Agent) live(ctx context.Context) error {
 		}
 		return a.machine.serve(ctx, listener, a)
 	})
+}
+
+// openJournal takes the state directory, which no other agent may have, and opens what is in it.
+func (a *Agent) openJournal() (closeAll func(), err error) {
+	unlock, err := journal.Lock(a.cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := a.machine.disk(a.cfg.journalDB())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the journal: %w", err), unlock())
+	}
+	a.journal = a.machine.journal(disk, a.cfg.StateDir)
+	return func() {
+		_ = disk.Close()
+		_ = unlock()
+	}, nil
 }
 
 // tend runs all goroutines of the agent until ctx ends or one of them cannot go on, and waits for them.

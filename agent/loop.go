@@ -196,7 +196,9 @@ func (l *loop) pass(ctx context.Context, rs []request) {
 	}
 	v.answers, v.published = l.answers(picture), sync.OnceValue(func() []bridge.Published { return l.published(picture) })
 	if !l.fresh {
-		l.readAll(ctx, v)
+		if l.readAll(ctx, v); l.fresh {
+			dirty = follow.Dirty{} // nothing is left to do of it
+		}
 	}
 	for _, r := range rs {
 		err := l.serve(ctx, v, r)
@@ -452,12 +454,15 @@ func resources(o kernel.Object) []string {
 
 // readAll reads the kernel and makes it what it should be, all networks at once: what is weft's own and nobody wants goes.
 func (l *loop) readAll(ctx context.Context, v view) {
-	spaces, err := l.exec.Namespaces(ctx)
-	if err != nil {
-		_ = l.fail(hostPart, fmt.Errorf("list weft's network namespaces: %w", err))
-		return
+	var own []string
+	var err error
+	if l.begun { // else it is known only what the host's should have
+		if own, err = l.exec.Namespaces(ctx); err != nil {
+			_ = l.fail(hostPart, fmt.Errorf("list weft's network namespaces: %w", err))
+			return
+		}
 	}
-	found, err := l.exec.Read(ctx, v.spaces(spaces))
+	found, err := l.exec.Read(ctx, v.spaces(own))
 	if err != nil {
 		_ = l.fail(hostPart, fmt.Errorf("read the kernel's state: %w", err))
 		return
@@ -468,6 +473,7 @@ func (l *loop) readAll(ctx context.Context, v view) {
 			delete(found, k)
 		}
 	}
+	v.wants = map[record.NetworkID]kernel.State{}
 	l.have = v.share(found)
 	if l.begun {
 		maps.Copy(l.have[hostPart], found) // nobody wants these: the host part's difference deletes them

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"weft/dnssvc"
@@ -64,16 +65,26 @@ func (a *Agent) serveNames(ctx context.Context, s *record.Sandbox) error {
 	return a.dns.Set(ctx, a.resolver(s))
 }
 
+// reopensAtOnce is how many resolvers are opened at a time: most of it is to wait for threads that change their namespace.
+const reopensAtOnce = 8
+
 // reopenNames opens the resolvers of the sandboxes that the last agent left running.
 func (a *Agent) reopenNames(ctx context.Context) {
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, reopensAtOnce)
 	for _, s := range a.boxes.snapshot() {
 		if !s.Up {
 			continue
 		}
-		if err := a.reopen(ctx, s.ID); err != nil && ctx.Err() == nil {
-			a.log.Error("cannot answer names in a sandbox", "sandbox", s.Name, "error", err)
-		}
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			if err := a.reopen(ctx, s.ID); err != nil && ctx.Err() == nil {
+				a.log.Error("cannot answer names in a sandbox", "sandbox", s.Name, "error", err)
+			}
+		})
 	}
+	wg.Wait()
 	if a.sockets != nil {
 		a.sockets.dropRest()
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -103,7 +104,7 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 		return err
 	}
 	a.boxes.lastLife = slices.Clone(all)
-	var kept []*record.Sandbox
+	var kept, changed []*record.Sandbox
 	for _, s := range all {
 		running := live[string(s.ID)]
 		if s.Status == record.SandboxCreated && s.Once && s.External == "" && !running {
@@ -112,11 +113,13 @@ func (a *Agent) recoverSandboxes(ctx context.Context) error {
 			}
 			continue
 		}
-		next, err := a.takeUp(ctx, s, running)
-		if err != nil {
-			return err
+		next := a.takeUp(s, running)
+		if kept = append(kept, next); !reflect.DeepEqual(next, s) { // what is as it was needs no write, which waits for the disk
+			changed = append(changed, next)
 		}
-		kept = append(kept, next)
+	}
+	if err := a.journal.PutSandboxes(ctx, changed); err != nil {
+		return err
 	}
 	a.boxes.load(kept)
 	return nil
@@ -139,10 +142,9 @@ func (a *Agent) forgetUnbegun(ctx context.Context, s *record.Sandbox) error {
 }
 
 // takeUp returns a sandbox as it is after the last agent's end.
-func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*record.Sandbox, error) {
+func (a *Agent) takeUp(s *record.Sandbox, live bool) *record.Sandbox {
 	if s.External != "" {
-		next := a.adopted(s)
-		return next, a.journal.PutSandbox(ctx, next)
+		return a.adopted(s)
 	}
 	next := edited(s)
 	for i := range next.Attachments {
@@ -175,12 +177,12 @@ func (a *Agent) takeUp(ctx context.Context, s *record.Sandbox, live bool) (*reco
 	if next.Status == record.SandboxRestarting {
 		a.restarter.later(s.ID, 0)
 	}
-	return next, a.journal.PutSandbox(ctx, next)
+	return next
 }
 
 // wire makes the parts and tells each what it needs of the others.
 func (a *Agent) wire(id journal.Identity) error {
-	seed, errs := a.journal.Picture(id.Cluster)
+	seed, errs := a.seed.of(id.Cluster)
 	for _, err := range errs {
 		a.log.Warn("left out of the picture of the last life", "error", err)
 	}
@@ -240,4 +242,33 @@ func (a *Agent) wire(id journal.Identity) error {
 		}
 	}
 	return nil
+}
+
+// lastPicture is what the last life has saved of its cluster, while it is being read.
+type lastPicture struct {
+	journal *journal.Journal
+	cluster string
+	done    chan struct{} // closed when it is here
+	seed    *record.Snapshot
+	errs    []error
+}
+
+func readPicture(j *journal.Journal, cluster string) *lastPicture {
+	p := &lastPicture{journal: j, cluster: cluster, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.seed, p.errs = j.Picture(cluster)
+	}()
+	return p
+}
+
+func (p *lastPicture) wait() { <-p.done }
+
+// of returns the picture of a cluster, which may be another than it was when the agent began.
+func (p *lastPicture) of(cluster string) (*record.Snapshot, []error) {
+	p.wait()
+	if cluster != p.cluster {
+		return p.journal.Picture(cluster)
+	}
+	return p.seed, p.errs
 }

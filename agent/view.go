@@ -20,6 +20,7 @@ type view struct {
 	answers  func(record.HostID) bool // whether another host's endpoints are to be had; nil: all are
 
 	published func() []bridge.Published
+	wants     map[record.NetworkID]kernel.State // what was rendered already; nil: it is rendered each time
 }
 
 // newView adds this host's own networks, which have their bridges here whether or not a sandbox is in them.
@@ -86,6 +87,16 @@ func (v view) known(id record.NetworkID) bool {
 
 // want is what the kernel should hold for a network, or for all of them.
 func (v view) want(id record.NetworkID) kernel.State {
+	out, rendered := v.wants[id]
+	if !rendered {
+		if out = v.rendered(id); v.wants != nil {
+			v.wants[id] = out
+		}
+	}
+	return out
+}
+
+func (v view) rendered(id record.NetworkID) kernel.State {
 	if id == portsPart {
 		return bridge.RenderPublished(v.published())
 	}
@@ -185,31 +196,34 @@ func (v view) spaces(own []string) []string {
 
 // share divides what the kernel was found to have among the parts that want it; a network has all of its own namespace. What nobody wants stays in found.
 func (v view) share(found kernel.State) map[record.NetworkID]kernel.State {
-	out := map[record.NetworkID]kernel.State{}
+	out := map[record.NetworkID]kernel.State{portsPart: {}, hostPart: {}}
+	of := map[string]kernel.State{} // by the namespace of its own
 	for id := range v.locals {
-		out[id] = claim(v.want(id), found)
-		space := overlay.NetnsPath(v.settings, id)
-		for k, o := range found {
-			if k.NS == space {
-				out[id][k] = o
-				delete(found, k)
-			}
-		}
+		out[id] = make(kernel.State, len(v.want(id)))
+		of[overlay.NetnsPath(v.settings, id)] = out[id]
 	}
-	out[portsPart], out[hostPart] = claim(v.want(portsPart), found), claim(v.want(hostPart), found)
-	return out
-}
-
-// claim moves what want has keys of from found into the result.
-func claim(want, found kernel.State) kernel.State {
-	out := kernel.State{}
-	for k := range want {
-		if o, ok := found[k]; ok {
-			out[k] = o
+	for k, o := range found {
+		if has, ok := of[k.NS]; ok {
+			has[k] = o
 			delete(found, k)
 		}
 	}
+	for id := range v.locals {
+		claim(out[id], v.want(id), found)
+	}
+	claim(out[portsPart], v.want(portsPart), found)
+	claim(out[hostPart], v.want(hostPart), found)
 	return out
+}
+
+// claim moves what want has keys of from found.
+func claim(to, want, found kernel.State) {
+	for k := range want {
+		if o, ok := found[k]; ok {
+			to[k] = o
+			delete(found, k)
+		}
+	}
 }
 
 // here are the networks that are here.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -214,6 +215,24 @@ func (j *Journal) PutSandbox(ctx context.Context, s *record.Sandbox, releases ..
 	}
 	ops := []store.Op{store.Put(sandboxKey(s.ID), b)}
 	return j.write(ctx, "sandbox "+s.Name, append(ops, releaseOps(releases)...)...)
+}
+
+// PutSandboxes writes several sandboxes, as many at a time as a transaction holds: each write waits for the disk.
+func (j *Journal) PutSandboxes(ctx context.Context, all []*record.Sandbox) error {
+	for some := range slices.Chunk(all, store.MaxOps) {
+		var ops []store.Op
+		for _, s := range some {
+			b, err := record.Encode(s)
+			if err != nil {
+				return err
+			}
+			ops = append(ops, store.Put(sandboxKey(s.ID), b))
+		}
+		if err := j.write(ctx, fmt.Sprintf("%d sandboxes", len(some)), ops...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeleteSandbox forgets a sandbox and notes its releases.

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"weft/store"
 	"weft/store/record"
@@ -43,21 +45,32 @@ func (j *Journal) DropPicture(partition string) error {
 func (j *Journal) Picture(cluster string) (s *record.Snapshot, errs []error) {
 	files, errs := j.pictures.All()
 	dumps := map[string]dump{}
+	var mu sync.Mutex // guards dumps and errs
+	var wg sync.WaitGroup
 	for f, b := range files {
-		var d dump
-		if err := json.Unmarshal(b, &d); err != nil {
-			errs = append(errs, fmt.Errorf("saved picture %s: %w", f, err))
-			continue
-		}
-		if d.Partition == "" {
-			errs = append(errs, fmt.Errorf("saved picture %s: it does not say what of", f))
-			continue
-		}
-		if d.Cluster == cluster && cluster != "" {
-			dumps[d.Partition] = d
-		}
+		wg.Go(func() {
+			d, err := parseDump(b)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("saved picture %s: %w", f, err))
+			} else if d.Cluster == cluster && cluster != "" {
+				dumps[d.Partition] = d
+			}
+		})
 	}
+	wg.Wait()
 	return seedOf(dumps), errs
+}
+
+func parseDump(b []byte) (d dump, err error) {
+	if err := json.Unmarshal(b, &d); err != nil {
+		return d, err
+	}
+	if d.Partition == "" {
+		return d, errors.New("it does not say what of")
+	}
+	return d, nil
 }
 
 // seedOf puts partition meta together with those of its history.

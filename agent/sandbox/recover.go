@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,22 +32,44 @@ func (h *Host) Recover(ctx context.Context, known []string, adopted ...string) (
 	}
 	live := map[string]bool{}
 	var errs []error
+	var mu sync.Mutex // guards live and errs
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, recoversAtOnce)
 	for id := range found {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("take up sandboxes: %w", err)
-		}
-		if mine[id] {
-			if r, ok := h.find(id); ok {
-				h.follow(r)
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			lives, err := h.takeUp(ctx, id, mine[id])
+			mu.Lock()
+			defer mu.Unlock()
+			if lives {
 				live[id] = true
-				continue
 			}
-		}
-		if err := h.sweep(ctx, id, mine[id]); err != nil {
 			errs = append(errs, err)
-		}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("take up sandboxes: %w", err)
 	}
 	return live, errors.Join(errs...)
+}
+
+// recoversAtOnce is how many supervisors are asked at a time: each has to wake up, and one may be about to start its process.
+const recoversAtOnce = 32
+
+// takeUp finds a sandbox that runs, and ends what is left of one that does not, or that nobody knows.
+func (h *Host) takeUp(ctx context.Context, id string, known bool) (lives bool, err error) {
+	if ctx.Err() != nil {
+		return false, nil // Recover says so
+	}
+	if known {
+		if r, ok := h.find(id); ok {
+			h.follow(r)
+			return true, nil
+		}
+	}
+	return false, h.sweep(ctx, id, known)
 }
 
 // leftovers lists the IDs of all that is there of any sandbox.

@@ -121,7 +121,11 @@ func (f *Follower) watchLocked(partition string) {
 			if partition != store.Meta && (b.Resync || f.sweeps(partition, b)) {
 				f.makeSure(ctx, partition)
 			}
-			f.take(ctx, partition, b)
+			var anew *record.Snapshot
+			if b.Resync { // all of it: to decode it takes time, which others need not wait for
+				anew = record.Empty().Apply(partition, b)
+			}
+			f.take(ctx, partition, b, anew)
 		}
 	})
 }
@@ -175,14 +179,18 @@ func (f *Follower) Following() []record.NetworkID {
 	return out
 }
 
-// take applies one batch. The truth always follows the store; what is shown follows the truth as long as that is believed.
-func (f *Follower) take(ctx context.Context, partition string, b store.Batch) {
+// take applies one batch; anew is a partition that it has all of, or nil. The truth always follows the store; what is shown follows the truth as long as that is believed.
+func (f *Follower) take(ctx context.Context, partition string, b store.Batch, anew *record.Snapshot) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if ctx.Err() != nil { // unfollowed while the batch was on its way
 		return
 	}
-	f.truth = f.truth.Apply(partition, b)
+	if anew != nil && f.truth.Rev(partition) == 0 {
+		f.truth = f.truth.With(anew, partition)
+	} else {
+		f.truth = f.truth.Apply(partition, b)
+	}
 	if b.Anew {
 		delete(f.seen, partition)
 	}
