@@ -20,14 +20,15 @@ const childVar = "WEFT_BENCH_CHILD"
 
 // childSpec is what a child is to do.
 type childSpec struct {
-	Work     string // txn, watch, neighbours
+	Work     string // txn, watch, neighbours, look
 	Kind     server.Kind
 	Endpoint string // of the store
 	Times    int
-	Rounds   int    // txn: of many callers
-	Network  string // neighbours: the network's ID
-	Subnet   string // … its pool
-	VTEP     string // … and the address that they are at
+	Rounds   int      // txn: of many callers
+	Host     int      // neighbours: which of several hosts it is
+	VTEP     string   // … the address that it is at
+	Crowds   []crowd  // … and in each of these it has endpoints, Times many; look: the networks to read
+	Spaces   []string // look: network namespaces, by their files
 }
 
 func runChild(ctx context.Context, text string, in io.Reader, out io.Writer) error {
@@ -42,6 +43,8 @@ func runChild(ctx context.Context, text string, in io.Reader, out io.Writer) err
 		return childWatch(ctx, spec, in, out)
 	case "neighbours":
 		return childNeighbours(ctx, spec, in, out)
+	case "look":
+		return childLook(ctx, spec, out)
 	}
 	return fmt.Errorf("unknown work %q", spec.Work)
 }

@@ -27,7 +27,7 @@ func (b *bench) measureCommands(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := b.startChild(ctx, node, childSpec{Work: "neighbours", Times: b.n(manyEndpoints, 100), Network: id, Subnet: subnet, VTEP: node.Addr.String()})
+	c, err := b.startChild(ctx, node, childSpec{Work: "neighbours", Times: b.n(manyEndpoints, 100), Crowds: []crowd{{id, subnet}}, VTEP: node.Addr.String()})
 	if err != nil {
 		return err
 	}

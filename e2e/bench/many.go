@@ -33,7 +33,7 @@ func (b *bench) measureMany(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := b.startChild(ctx, node, childSpec{Work: "neighbours", Times: remoteEndpoints, Network: id, Subnet: subnet, VTEP: node.Addr.String()})
+	c, err := b.startChild(ctx, node, childSpec{Work: "neighbours", Times: remoteEndpoints, Crowds: []crowd{{id, subnet}}, VTEP: node.Addr.String()})
 	if err != nil {
 		return err
 	}
@@ -64,6 +64,9 @@ func (b *bench) measureMany(ctx context.Context) (err error) {
 	return remove(ctx, x, y)
 }
 
+// crowd is a network with endpoints of hosts that are nothing but a process with a session.
+type crowd struct{ Network, Subnet string }
+
 // childNeighbours is a host of the cluster with many endpoints and nothing else. It writes its records, says so, and stays alive until its
 // input ends.
 func childNeighbours(ctx context.Context, spec childSpec, in io.Reader, out io.Writer) (err error) {
@@ -72,37 +75,40 @@ func childNeighbours(ctx context.Context, spec childSpec, in io.Reader, out io.W
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	subnet, err := netip.ParsePrefix(spec.Subnet)
-	if err != nil {
-		return err
-	}
-	vtep, err := netip.ParseAddr(spec.VTEP)
-	if err != nil {
-		return err
-	}
 	r := registry.New(registry.Config{Store: s, Picture: record.Empty, Now: time.Now})
-	h := record.Host{
-		ID: "0123456789abcdef0123456789abcdef", Name: "neighbour", Advertise: netip.AddrPortFrom(vtep, 2376).String(), VTEP: vtep,
-		Incarnation: 1, MTU: 1500, Started: time.Now().UTC(),
-	}
-	if _, _, err := r.RegisterHost(ctx, h); err != nil {
-		return err
-	}
-	alive, err := r.OpenLiveness(ctx, registry.Life{
-		Liveness: record.Liveness{Host: h.ID, Incarnation: 1, Instance: "bench"}, VTEP: vtep, TTL: 10 * time.Second,
-	})
+	as, err := appear(ctx, r, spec)
 	if err != nil {
 		return err
 	}
-	as := registry.Actor{Host: h.ID, Incarnation: 1, Session: alive}
-	if err := populate(ctx, r, as, record.NetworkID(spec.Network), subnet, spec.Times); err != nil {
-		return err
+	for _, c := range spec.Crowds {
+		if err := populate(ctx, r, as, c, spec.Host*spec.Times, spec.Times); err != nil {
+			return err
+		}
 	}
 	if _, err := fmt.Fprintln(out, "ready"); err != nil {
 		return err
 	}
 	_, _ = io.Copy(io.Discard, in) // its end is what is waited for
-	return closeSession(ctx, alive)
+	return closeSession(ctx, as.Session)
+}
+
+// appear makes this process a host that is alive.
+func appear(ctx context.Context, r *registry.Registry, spec childSpec) (as registry.Actor, err error) {
+	vtep, err := netip.ParseAddr(spec.VTEP)
+	if err != nil {
+		return as, err
+	}
+	h := record.Host{
+		ID: record.HostID(fmt.Sprintf("0123456789abcdef%016x", spec.Host)), Name: fmt.Sprintf("neighbour%d", spec.Host),
+		Advertise: netip.AddrPortFrom(vtep, 2376).String(), VTEP: vtep, Incarnation: 1, MTU: 1500, Started: time.Now().UTC(),
+	}
+	if _, _, err := r.RegisterHost(ctx, h); err != nil {
+		return as, err
+	}
+	alive, err := r.OpenLiveness(ctx, registry.Life{
+		Liveness: record.Liveness{Host: h.ID, Incarnation: 1, Instance: "bench"}, VTEP: vtep, TTL: 10 * time.Second,
+	})
+	return registry.Actor{Host: h.ID, Incarnation: 1, Session: alive}, err
 }
 
 func closeSession(ctx context.Context, s store.Session) error {
@@ -111,16 +117,20 @@ func closeSession(ctx context.Context, s store.Session) error {
 	return s.Close(ctx)
 }
 
-// populate makes endpoints from the middle of the pool upwards.
-func populate(ctx context.Context, r *registry.Registry, as registry.Actor, network record.NetworkID, subnet netip.Prefix, n int) error {
+// populate makes n endpoints in a network, of which from come before them, from the middle of its pool upwards.
+func populate(ctx context.Context, r *registry.Registry, as registry.Actor, in crowd, from, n int) error {
+	subnet, err := netip.ParsePrefix(in.Subnet)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	base := subnet.Addr().As4()
-	for i := range n {
+	for i := from; i < from+n; i++ {
 		a := netip.AddrFrom4([4]byte{base[0], base[1], byte(128 + i/250), byte(1 + i%250)})
 		g.Go(func() error {
 			_, err := r.CreateEndpoint(ctx, as, &record.Endpoint{
-				ID: record.EndpointID(registry.NewID()), Network: network, Host: as.Host, Incarnation: as.Incarnation,
+				ID: record.EndpointID(registry.NewID()), Network: record.NetworkID(in.Network), Host: as.Host, Incarnation: as.Incarnation,
 				Sandbox: record.SandboxID(registry.NewID()), Name: fmt.Sprintf("far%d", i), Addrs: []netip.Addr{a},
 				MAC: record.MAC(ipam.MAC(a)), Running: true,
 			})

@@ -65,6 +65,19 @@ func (h *Host) Kept() map[string]int {
 	return out
 }
 
+// SaidReady returns how often an agent has told the host's service manager that it is ready.
+func (h *Host) SaidReady() int {
+	h.mu.Lock()
+	m := h.manager
+	h.mu.Unlock()
+	if m == nil {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ready
+}
+
 // hear takes messages until the socket is closed.
 func (m *manager) hear() {
 	defer close(m.done)
