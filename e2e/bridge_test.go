@@ -291,6 +291,7 @@ func TestLocalNetworksOfTwoHosts(t *testing.T) {
 func TestLocalNetworksWhileTheStoreIsOut(t *testing.T) {
 	t.Parallel()
 	c, b := newClusterWithStore(t, 1)
+	c.leavesAiling("the store is out")
 	b.start()
 	c.start()
 	h := c.hosts[0]

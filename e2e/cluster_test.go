@@ -27,7 +27,8 @@ type cluster struct {
 
 type host struct {
 	*lab.Host
-	c *cluster
+	c      *cluster
+	ailing string // as the cluster's
 }
 
 // patience is for what has no bound of its own: far above what it takes, for machines that are busy.
@@ -77,7 +78,7 @@ func (c *cluster) addHost(name string) *host {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.hosts = append(c.hosts, &host{h, c})
+	c.hosts = append(c.hosts, &host{Host: h, c: c})
 	return c.hosts[len(c.hosts)-1]
 }
 

@@ -57,7 +57,7 @@ func (c *cluster) healthy(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, h := range c.hosts {
-		if h.Running() {
+		if h.Running() && h.ailing == "" {
 			all.Go(func() { h.healthy(ctx) })
 		}
 	}

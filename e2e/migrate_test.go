@@ -49,6 +49,7 @@ func (h *host) awaitStore(url string, hosts int) {
 func TestRecordsMoveWhileAgentsRun(t *testing.T) {
 	t.Parallel()
 	c, _ := upWithStore(t)
+	c.leavesAiling("the store that the records have moved to ends first")
 	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
@@ -96,6 +97,7 @@ func TestRecordsMoveWhileAgentsRun(t *testing.T) {
 	if log := h3.Log(200); !strings.Contains(log, "followed the cluster's records to another store") {
 		t.Error("the agent that was away does not say that it followed")
 	}
+	c.well()
 }
 
 // block keeps a host from an address, until the returned function is called.
@@ -209,6 +211,7 @@ func (c *cluster) keep(network string, n int) {
 func TestTheMovingAgentIsKilled(t *testing.T) {
 	t.Parallel()
 	c, _ := upWithStore(t)
+	c.leavesAiling("the store that the records have moved to ends first")
 	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
 	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.60.0.0/16", "web")
 	c.keep(h1.weft("network", "inspect", "-f", "{{.ID}}", "web"), 500)
@@ -258,6 +261,7 @@ func TestTheMovingAgentIsKilled(t *testing.T) {
 	}
 	t.Logf("%d of 6 moves had been done when their agent was killed", moved)
 	traffic.end()
+	c.well()
 }
 
 // Given a cluster whose store is embedded in its first agent, when its records move to a store of their own, then they stay there when that agent
@@ -265,6 +269,7 @@ func TestTheMovingAgentIsKilled(t *testing.T) {
 func TestRecordsMoveOutOfAnEmbeddedStore(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2, lab.Embedded{})
+	c.leavesAiling("the store that the records have moved to ends first")
 	c.start()
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
@@ -294,4 +299,5 @@ func TestRecordsMoveOutOfAnEmbeddedStore(t *testing.T) {
 	x := h3.box("x", "web").echo()
 	eventually(t, settle, func() error { return a.reaches(x.addr("web")) })
 	traffic.end()
+	c.well()
 }

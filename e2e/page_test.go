@@ -59,6 +59,7 @@ func newPage(t *testing.T, mode string) *page {
 func (p *page) lonely(c *cluster) *host {
 	p.t.Helper()
 	h := c.addHost("lonely")
+	h.ailing = "its store is nowhere"
 	h.Args = []string{"--cluster-store", "etcd://192.0.2.250:2379/weft"} // the last one counts
 	h.up()
 	return h

@@ -133,6 +133,7 @@ func TestAHostThatWasCloned(t *testing.T) {
 func TestAFullDisk(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2, nil)
+	c.leavesAiling("a disk is full")
 	h1, h2 := c.hosts[0], c.hosts[1]
 	must(t, os.MkdirAll(h2.StateDir, 0o700))
 	must(t, unix.Mount("weft-test", h2.StateDir, "tmpfs", 0, "size=4m"))

@@ -209,6 +209,7 @@ func TestAHostThatStartsWithoutTheStore(t *testing.T) {
 func TestARecordThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	c, _ := upWithStore(t)
+	c.leavesAiling("there is a record that cannot be read")
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	h1.weft("network", "create", "-d", "overlay", "other")
@@ -251,6 +252,7 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 func TestAStoreThatIsEmptied(t *testing.T) {
 	t.Parallel()
 	c, _ := upWithStore(t)
+	c.leavesAiling("the store is empty")
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()
@@ -277,6 +279,7 @@ func TestAStoreThatIsEmptied(t *testing.T) {
 func TestAStoreThatComesBackEmpty(t *testing.T) {
 	t.Parallel()
 	c, s := upWithStore(t)
+	c.leavesAiling("the store is empty")
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "web")
 	a, b := h1.box("a", "web"), h2.box("b", "web").echo()

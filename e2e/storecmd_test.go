@@ -87,6 +87,7 @@ func TestStoreStatusOfTheEmbeddedStore(t *testing.T) {
 func TestStoreCheck(t *testing.T) {
 	t.Parallel()
 	c, _ := upWithStore(t)
+	c.leavesAiling("records were made wrong on purpose")
 	h1, h2 := c.hosts[0], c.hosts[1]
 	h1.weft("network", "create", "-d", "overlay", "--subnet", "10.40.0.0/24", "web")
 	a := h1.box("a", "web")
