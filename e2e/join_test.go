@@ -117,6 +117,31 @@ func TestAHostJoinsByToken(t *testing.T) {
 	}
 }
 
+// Given a host that has joined the store while nobody could give it a certificate, when the authority's host comes, then it gets one, and the others know it
+// at once: should its session end now, they can ask it.
+func TestACertificateThatComesLater(t *testing.T) {
+	t.Parallel()
+	c, s := newClusterWithStore(t, 2)
+	s.start()
+	h1, h2 := c.hosts[0], c.hosts[1]
+	h2.up()
+	h2.awaitJoined()
+	h1.up()
+	h1.awaitJoined()
+	eventually(t, patience, func() error {
+		if _, err := os.Stat(h2.pki("host.pem")); err != nil {
+			return err
+		}
+		return nil
+	})
+	eventually(t, settle, func() error {
+		if got := h1.weft("host", "inspect", "-f", "{{.Certificate}}", "host2"); !strings.Contains(got, "good from") {
+			return fmt.Errorf("of the certificate of host2, host1 shows %q", got)
+		}
+		return nil
+	})
+}
+
 // refusedEntry runs an agent that is to join, and must end by itself with an error of one line that has the words. No secret is in it.
 func (h *host) refusedEntry(options []string, words ...string) {
 	h.c.t.Helper()
