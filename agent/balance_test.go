@@ -10,6 +10,7 @@ import (
 	"weft/kernel"
 	"weft/kernel/fake"
 	"weft/store"
+	"weft/store/follow"
 	"weft/store/memory"
 	"weft/store/record"
 )
@@ -34,6 +35,14 @@ func (s *site) tables(spaces ...string) map[string]string {
 		}
 	}
 	return out
+}
+
+// dueNow are the networks that the loop, which is at rest, would look at although nothing has changed.
+func (s *site) dueNow() []record.NetworkID {
+	_, picture := s.sight.TakeDirty()
+	v := newView(s.settings(), picture, s.locals())
+	v.answers = s.answers(picture)
+	return s.due(v, follow.Dirty{})
 }
 
 // silence makes a host answer no longer, or again, without a word to the loop.
@@ -90,6 +99,10 @@ func TestTheKernelBalancesOverTheMembersThatAnswer(t *testing.T) {
 		}
 		must(s.do(t.Context(), front, ""))
 		expect("two members", "balance 10.1.0.254 to [10.1.0.2 10.1.0.8];", "/ns/5ba", "/ns/5bc")
+		synctest.Wait()
+		if due := s.dueNow(); len(due) > 0 {
+			t.Errorf("nothing has changed, and networks %q are looked at", due)
+		}
 
 		// When a host falls silent, which is no change of any record of the network, its members are out with the next look
 		s.silence(other, true)

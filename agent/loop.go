@@ -328,7 +328,7 @@ func (l *loop) bringInLine(ctx context.Context, v view, id record.NetworkID, d f
 		delete(l.shown, id)
 		delete(l.balance, id)
 	} else if net, ok := v.picture.Net(id); ok {
-		l.shown[id] = net
+		l.shown[id], l.balance[id] = net, v.balanceOf(id)
 	}
 	return nil
 }
