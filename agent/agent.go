@@ -64,6 +64,7 @@ type Agent struct {
 	sight     sight
 	member    *member
 	boxes     *boxes
+	present   presentNow
 	restarter *restarter
 	externals *externals
 	docker    *dockerd.Client
@@ -377,7 +378,7 @@ func (a *Agent) published(p *record.Snapshot) []bridge.Published {
 
 func (a *Agent) locals() map[record.NetworkID]presence {
 	id := a.member.identity()
-	return presences(id.Host, id.Incarnation, a.boxes.snapshot(), func(s record.SandboxID) string { return a.runner.NetnsPath(string(s)) })
+	return a.present.of(id.Host, id.Incarnation, a.boxes, func(s record.SandboxID) string { return a.runner.NetnsPath(string(s)) })
 }
 
 // mayWrite: nothing is written to the kernel before the store has told of the networks that this host uses, or has had its time to and the

@@ -21,6 +21,7 @@ type boxes struct {
 
 	mu    sync.Mutex // guards all and names; never held across I/O
 	all   map[record.SandboxID]*record.Sandbox
+	count uint64                      // of the changes of all
 	names map[string]record.SandboxID // folded; also of sandboxes being made
 	locks map[record.SandboxID]*boxLock
 
@@ -50,6 +51,7 @@ func (b *boxes) load(all []*record.Sandbox) {
 		b.all[s.ID] = s
 		b.names[record.Fold(s.Name)] = s.ID
 	}
+	b.count++
 }
 
 // snapshot returns all sandboxes; the map and the records are shared and must not be changed.
@@ -57,6 +59,13 @@ func (b *boxes) snapshot() map[record.SandboxID]*record.Sandbox {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.all
+}
+
+// at is snapshot, with a number that is another one after each change.
+func (b *boxes) at() (all map[record.SandboxID]*record.Sandbox, version uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all, b.count
 }
 
 // reserve takes a name for a sandbox that is being made.
@@ -149,6 +158,7 @@ func (b *boxes) shown(s *record.Sandbox) (before *record.Sandbox) {
 	}
 	b.all = maps.Clone(b.all)
 	b.all[s.ID] = s
+	b.count++
 	b.names[record.Fold(s.Name)] = s.ID
 	b.changed.signal()
 	return before
@@ -168,6 +178,7 @@ func (b *boxes) hidden(s *record.Sandbox) (before *record.Sandbox) {
 	before = b.all[s.ID]
 	b.all = maps.Clone(b.all)
 	delete(b.all, s.ID)
+	b.count++
 	b.changed.signal()
 	if b.names[record.Fold(s.Name)] == s.ID {
 		delete(b.names, record.Fold(s.Name))

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"weft/bridge"
 	"weft/ipam"
@@ -64,6 +66,31 @@ func presences(self record.HostID, incarnation uint64, all map[record.SandboxID]
 		out[id] = l
 	}
 	return out
+}
+
+// presentNow keeps what presences made of the sandboxes as they are: the loop asks with each pass, and most change nothing of them.
+type presentNow struct {
+	mu  sync.Mutex // guards what follows
+	key presentKey
+	out map[record.NetworkID]presence
+}
+
+type presentKey struct {
+	self        record.HostID
+	incarnation uint64
+	version     uint64 // of the boxes
+}
+
+// of returns a map that is the caller's; what is in it is shared.
+func (p *presentNow) of(self record.HostID, incarnation uint64, b *boxes, netns func(record.SandboxID) string) map[record.NetworkID]presence {
+	all, version := b.at()
+	key := presentKey{self, incarnation, version}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out == nil || p.key != key {
+		p.key, p.out = key, presences(self, incarnation, all, netns)
+	}
+	return maps.Clone(p.out)
 }
 
 // role is what a network is to a sandbox.

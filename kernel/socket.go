@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -21,6 +22,12 @@ const (
 	dumpTries    = 10
 )
 
+// bufferSize holds the largest datagram of a dump.
+const bufferSize = 64 << 10
+
+// buffers are those of sockets that have been closed: a thousand namespaces are read with a socket or two for each.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
 // socket is a raw netlink socket: batches with one acknowledgement, and dumps that are whole or an error. After any doubt about what is
 // still to come from it (an overflow, an answer that did not come) it is opened anew.
 type socket struct {
@@ -28,7 +35,7 @@ type socket struct {
 	protocol int
 	fd       int // -1: to be opened
 	seq      uint32
-	buf      []byte
+	buf      *[bufferSize]byte  // while it is open
 	opened   func(fd int) error // called with each new one
 }
 
@@ -45,7 +52,7 @@ func dial(ns *os.File, protocol int) (*socket, error) {
 }
 
 func newSocket(ns *os.File, protocol int) *socket {
-	return &socket{ns: ns, protocol: protocol, fd: -1, buf: make([]byte, 64<<10), opened: func(int) error { return nil }}
+	return &socket{ns: ns, protocol: protocol, fd: -1, opened: func(int) error { return nil }}
 }
 
 func (s *socket) open() error {
@@ -59,6 +66,7 @@ func (s *socket) open() error {
 	if err != nil {
 		return fmt.Errorf("open a netlink socket: %w", err)
 	}
+	s.buf = buffers.Get().(*[bufferSize]byte)
 	tv := unix.NsecToTimeval(int64(replyWait))
 	err = errors.Join(
 		unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
@@ -80,6 +88,8 @@ func (s *socket) close() {
 	if s.fd >= 0 {
 		_ = unix.Close(s.fd)
 		s.fd = -1
+		buffers.Put(s.buf)
+		s.buf = nil
 	}
 }
 
@@ -142,7 +152,7 @@ func (s *socket) send(msgs []message, last int, errs []error, echo func(uint16, 
 // receive fills buf with one datagram. After an error the socket is closed.
 func (s *socket) receive() (int, error) {
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		n, _, err := unix.Recvfrom(s.fd, s.buf[:], 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
