@@ -163,12 +163,14 @@ func TestAMemberThatMustNotGoOn(t *testing.T) {
 				if _, err := first.claim(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				second := join(t, w, tc.disk(disk), tc.vtep)
+				its := tc.disk(disk)
 				if tc.vtep == "192.0.2.1" {
-					second.member.mu.Lock()
-					second.member.id.Host = "another"
-					second.member.mu.Unlock()
+					c := its.Client()
+					if err := errors.Join(journal.New(c, "").SetIdentity(t.Context(), journal.Identity{Host: "another", Incarnation: 1}), c.Close()); err != nil {
+						t.Fatal(err)
+					}
 				}
+				second := join(t, w, its, tc.vtep)
 				err := <-second.fatal
 				if !strings.Contains(err.Error(), tc.want) {
 					t.Errorf("got %v, want %q", err, tc.want)
