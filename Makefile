@@ -23,10 +23,10 @@ test:
 lint unit sim e2e fuzz:
 	./tools/test.sh $@
 
-# weft beside the raw floor, in one run. JSON=FILE writes the numbers there too.
+# weft beside the raw floor, in one run. JSON=FILE writes the numbers there too; ARGS="--only start --stores etcd" measures a part alone.
 bench: build
 	./tools/test.sh deps
-	$(GO) run ./e2e/bench $(if $(JSON),--json $(JSON))
+	$(GO) run ./e2e/bench $(if $(JSON),--json $(JSON)) $(ARGS)
 
 # Three hosts that live with all that can happen to them, and a table of what was lost or is left. TIME=1h STORE=consul|zk HOSTS=5 SEED=N change it.
 soak: build
@@ -40,7 +40,7 @@ upgrade: build
 	rm -rf bin/from && git worktree prune && git worktree add -q --detach bin/from $(FROM)
 	cd bin/from && $(GO) build -trimpath -o ../other/ ./cmd/weftd
 	git worktree remove --force bin/from
-	$(GO) run ./e2e/bench --only restart --other bin/other/weftd
+	$(GO) run ./e2e/bench --only restart --other bin/other/weftd $(ARGS)
 
 generate:
 	$(GO) generate ./...

@@ -76,6 +76,7 @@ func TestEveryPartHasItsRows(t *testing.T) {
 		"consul": each, "zk": each,
 		"etcd": append([]string{
 			"attach, kernel part", "1,000 remote endpoints programmed", "DNS in a sandbox", "TCP, one stream", "TCP request and response, 1 byte",
+			"start: admin socket answers", "start: says that it is ready", "start: an attach", "start: kernel compared and mended", "start: all of it",
 			"publish a port beside 999 others", "TCP through a published port, one stream", "TCP out of a sandbox, masqueraded, one stream",
 			"attach to a bridge network, whole", "attach to a bridge, a port published", "detach from a bridge network",
 			"TCP on one host's bridge, one stream", "the same, request and response",
