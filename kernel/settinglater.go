@@ -8,7 +8,7 @@ import (
 // To watch a setting is to find its file, which takes the longer, the more namespaces have one of that name: a tenth of a millisecond and more for each
 // where there are a thousand. An agent that starts does not wait for it.
 const (
-	watchDelay = 3 * time.Second      // after the first reading of several
+	watchDelay = 2 * time.Second      // after the first reading of several
 	watchPause = 2 * time.Millisecond // between two namespaces
 )
 

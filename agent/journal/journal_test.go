@@ -261,6 +261,32 @@ func names(t *testing.T, j *journal.Journal) (out []string) {
 	return out
 }
 
+// Each write waits for the disk: many sandboxes are few of them.
+func TestManySandboxesAreWrittenTogether(t *testing.T) {
+	dir := t.TempDir()
+	j, st := open(t, dir)
+	var all []*record.Sandbox
+	var want []string
+	for i := range 2*store.MaxOps + 1 {
+		name := fmt.Sprintf("c%02d", i)
+		all, want = append(all, sandbox(name, "front")), append(want, name)
+	}
+	rev := revision(t, st)
+	if err := errors.Join(j.PutSandboxes(t.Context(), all), j.PutSandboxes(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if now := revision(t, st); now != rev+3 {
+		t.Errorf("%d sandboxes took %d transactions", len(all), now-rev)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, _ = open(t, dir)
+	if got := names(t, j); !slices.Equal(got, want) {
+		t.Errorf("sandboxes %v", got)
+	}
+}
+
 func TestSandboxesAndTheirReleasesAreOneFact(t *testing.T) {
 	dir := t.TempDir()
 	j, st := open(t, dir)
