@@ -44,3 +44,14 @@ func (a *Agent) ownCertificate() string {
 	}
 	return identity.Describe(c.Leaf)
 }
+
+// certificateNotes says where this host's certificate is none that others take. A host without one works.
+func (a *Agent) certificateNotes() []string {
+	if a.pki.keeper == nil {
+		return nil
+	}
+	if err := a.pki.keeper.Valid(); err != nil && !errors.Is(err, identity.ErrNone) {
+		return []string{"this host's certificate is not good: " + err.Error()}
+	}
+	return nil
+}

@@ -38,7 +38,7 @@ func (a *Agent) notes() []string {
 	for k, err := range a.picture().Corrupt() {
 		out = append(out, "corrupt record "+k.String()+": "+err.Error())
 	}
-	return slices.Concat(out, a.trouble(), a.obstacles(), a.pathNotes())
+	return slices.Concat(out, a.certificateNotes(), a.trouble(), a.obstacles(), a.pathNotes())
 }
 
 // hostRecords returns all hosts of the cluster; this one also before it has joined.

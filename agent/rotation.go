@@ -166,7 +166,11 @@ func (r *rotation) step(ctx context.Context) time.Duration {
 	}
 	if !now.Before(warnAt) && now.Sub(r.warned) >= min(whole/20, 24*time.Hour) {
 		r.warned = now
-		r.log.Warn("this host's certificate ends, and cannot be renewed yet; after that it has to join again", "end", life.End.UTC().Format(time.RFC3339), "error", err)
+		said := "this host's certificate ends, and cannot be renewed yet; after that it has to join again"
+		if !now.Before(life.End) {
+			said = "this host's certificate has expired, and others refuse it: let it join again (weft cluster token, weftd --join)"
+		}
+		r.log.Warn(said, "end", life.End.UTC().Format(time.RFC3339), "error", err)
 	}
 	return retry
 }

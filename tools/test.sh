@@ -129,7 +129,7 @@ e2e() {
 }
 
 stories() {
-  local store=$1 once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost|TestAnOperationIsCutShort|TestWhatIsTakenAwayByHand|TestAHostJoinsByToken|TestTokensThat|TestStrangersAt|TestCertificatesOf)'
+  local store=$1 once='^(TestReadme|TestDemo|TestNetworksOfDocker|TestDockerIsTheOracle|TestTheOracle|TestShellsComplete|TestAPlugin|TestWhatAPlugin|TestPluginsOf|TestPageOnOneHost|TestAnOperationIsCutShort|TestWhatIsTakenAwayByHand|TestAHostJoinsByToken|TestTokensThat|TestStrangersAt|TestCertificatesOf|TestACertificateIs)'
   echo "== whole hosts in namespaces, on $store"
   STORE=$store gotests ./e2e -count=1 -timeout 20m -skip="$([ "$store" = etcd ] || echo "$once")"
 }
