@@ -11,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"weft/agent/journal"
 	"weft/agent/registry"
 	"weft/identity"
+	weftv1 "weft/proto/weft/v1"
 	"weft/store/record"
 )
 
@@ -101,5 +104,52 @@ func TestAHostWithoutACertificateSaysSoOnce(t *testing.T) {
 	}
 	if said := strings.Count(s.log.String(), "this host has no certificate"); said != 1 {
 		t.Errorf("it says so %d times: %s", said, s.log.String())
+	}
+}
+
+// A key that went with a host's removal gets no certificate, whatever token comes with it; with a new key the host is let in.
+func TestNoCertificateIsSignedForAKeyThatWasRevoked(t *testing.T) {
+	s := newSigner(t)
+	auth, err := identity.CreateAuthority(s.cfg.pkiDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pki.authority = auth
+	token, err := auth.Token(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func() *weftv1.JoinRequest {
+		k, err := identity.Open(t.TempDir(), time.Now, s.Agent.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := k.Request("h2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &weftv1.JoinRequest{Token: token.Secret(), Csr: csr, HostId: "h2", Name: "h2"}
+	}
+	old := request()
+	if _, _, err := s.admit(t.Context(), old); err != nil {
+		t.Errorf("before its removal: %v", err)
+	}
+	print, err := identity.RequestPrint(old.Csr, "h2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.from, record.FenceKey("h2"), &record.Fence{Host: "h2", Incarnation: 1, Revoked: print})
+	for c := s.follower.Changed(); !s.follower.Picture().Revoked(print); c = s.follower.Changed() {
+		select {
+		case <-c:
+		case <-t.Context().Done():
+			t.Fatal("the picture does not change")
+		}
+	}
+	if _, code, err := s.admit(t.Context(), old); code != codes.PermissionDenied || err == nil || !strings.Contains(err.Error(), "remove pki/") {
+		t.Errorf("after its removal: %s, %v", code, err)
+	}
+	if _, _, err := s.admit(t.Context(), request()); err != nil {
+		t.Errorf("with a new key: %v", err)
 	}
 }

@@ -68,6 +68,9 @@ func (a *Agent) admit(ctx context.Context, q *weftv1.JoinRequest) (*weftv1.JoinR
 		return nil, codes.InvalidArgument, err
 	}
 	id := record.HostID(q.HostId)
+	if a.follower.Picture().Revoked(print) { // nobody would take what is signed for it
+		return nil, codes.PermissionDenied, errRemoved
+	}
 	if h, ok := a.follower.Picture().Host(id); ok && h.PublicKey != "" && h.PublicKey != print {
 		return nil, codes.AlreadyExists, fmt.Errorf("host ID %s is that of host %s, which has another key: where this machine is a copy of it, empty the state directory; where it is that host and has lost its certificate, remove it from the cluster first (weft host rm %s)",
 			record.ShortID(id), h.Name, h.Name)
