@@ -384,7 +384,7 @@ func (m *member) stay(ctx context.Context, s store.Session) {
 		case <-s.Done():
 			return
 		case <-m.look:
-			if id := m.identity(); fenced(m.picture(), id.Host, id.Incarnation) { // removed while it is alive
+			if id := m.identity(); fenced(m.picture(), id.Host, id.Incarnation) || m.unsigned(ctx) { // removed while it is alive
 				return
 			}
 			m.refresh(ctx)

@@ -333,6 +333,43 @@ func TestAMemberThatIsClearedWhileItJoins(t *testing.T) {
 	})
 }
 
+// A sign of life that somebody has deleted, while the session that held it lasts, is given anew: without it nothing can be claimed.
+func TestAMemberWhoseSignOfLifeIsDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := memory.New()
+		j := join(t, w, memory.New(), "192.0.2.1")
+		<-j.joins
+		c := w.Client()
+		if _, err := c.Txn(t.Context(), store.Txn{Then: []store.Op{store.Del(record.AliveKey("host-192.0.2.1"))}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		j.lookAgain()
+		select {
+		case <-j.joins:
+		case <-time.After(time.Minute):
+			t.Error("it does not join again")
+		}
+		as, err := j.claim(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := c.Get(t.Context(), record.AliveKey("host-192.0.2.1")); err != nil || e.Rev != as.Session.Alive().Rev {
+			t.Errorf("the store has %+v, %v, and it claims with %+v", e, err, as.Session.Alive())
+		}
+		synctest.Wait()
+		j.lookAgain() // it is there: nothing is to be done
+		synctest.Wait()
+		if len(j.joins) > 0 {
+			t.Error("it has joined again for nothing")
+		}
+		j.stop()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A session of an earlier life that this host cannot take over is waited for as long as its back end may keep it, which may be longer than its
 // time to live.
 func TestAMemberWaitsForItsEarlierSession(t *testing.T) {

@@ -389,8 +389,20 @@ func (w *simWorld) expireSession(h *simHost) {
 	default:
 		return
 	}
-	if w.store.Expire(store.Key{Partition: store.Alive, Name: string(l.agent.member.identity().Host)}) {
+	key := record.AliveKey(l.agent.member.identity().Host)
+	if w.seed%4 == 1 {
+		w.deleteSign(h, key)
+	} else if w.store.Expire(key) {
 		w.tell("%s: its session expires", h.name)
+	}
+}
+
+// deleteSign is somebody who takes a host's sign of life for rubbish; its session lasts.
+func (w *simWorld) deleteSign(h *simHost, key store.Key) {
+	c := w.store.Client()
+	defer func() { _ = c.Close() }()
+	if _, err := c.Txn(context.Background(), store.Txn{Then: []store.Op{store.Del(key)}}); err == nil {
+		w.tell("%s: somebody deletes its sign of life", h.name)
 	}
 }
 

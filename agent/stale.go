@@ -12,6 +12,7 @@ import (
 	"weft/agent/health"
 	"weft/agent/peer"
 	"weft/agent/registry"
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -37,7 +38,7 @@ func (a *Agent) lostFor(host record.HostID) (lost time.Duration, unsure bool) {
 	return 0, s == health.Unknown || s == health.Lost
 }
 
-// watchStale looks now and then, so that what was cleared is dropped soon, and that a host which was fenced hears of it.
+// watchStale looks now and then, so that what was cleared is dropped soon, and that a host which was fenced, or whose sign of life is gone, hears of it.
 func (a *Agent) watchStale(ctx context.Context) {
 	for {
 		select {
@@ -48,7 +49,7 @@ func (a *Agent) watchStale(ctx context.Context) {
 			if len(p.ClearedOf(id.Host)) > 0 {
 				a.global.publisher.kick()
 			}
-			if fenced(p, id.Host, id.Incarnation) {
+			if fenced(p, id.Host, id.Incarnation) || a.member.joined() && a.follower.Synced(store.Alive) && !a.member.signed(p) {
 				a.member.lookAgain()
 			}
 			a.tellTwins(p)

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"time"
 
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -10,6 +13,25 @@ import (
 func (m *member) listed(self record.Host) bool {
 	h, ok := m.picture().Host(self.ID)
 	return ok && h.Incarnation == self.Incarnation && h.VTEP == self.VTEP
+}
+
+// signed tells whether a picture shows this agent's sign of life, which its session holds.
+func (m *member) signed(p *record.Snapshot) bool {
+	l, ok := p.Alive(m.identity().Host)
+	return ok && l.Instance == m.instance
+}
+
+// unsigned tells whether the store has this agent's sign of life no more, though its session lasts: somebody has deleted it, alone or with all else,
+// and the records came back without it. The session is of no use then.
+func (m *member) unsigned(ctx context.Context) bool {
+	if m.signed(m.picture()) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	e, err := m.store.Get(ctx, record.AliveKey(m.identity().Host))
+	l := &record.Liveness{}
+	return errors.Is(err, store.ErrNotFound) || err == nil && (record.Decode(e.Value, l) != nil || l.Instance != m.instance)
 }
 
 // away tells that this host is no member of its cluster, and knows why: who asks need not wait.
