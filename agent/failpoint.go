@@ -20,8 +20,9 @@ import (
 )
 
 // withFailpoints gives a machine whose writes can be made to end the agent: while RUN-DIR/failpoint holds a number, writes are counted, of the
-// journal, of both stores, of the kernel and of the sandboxes' supervisor, and the process kills itself when that many have been done. What
-// happens between two writes is lost with either of them.
+// journal, of both stores, of the kernel and of the sandboxes' supervisor, and the process kills itself when that many have been done; with a
+// negative number, right before that one. The two differ where writes go on beside each other, and in what is done that is not counted: what is
+// answered, said to others and written to other files.
 func withFailpoints(m machine, cfg Config) machine {
 	f := &failpoints{file: filepath.Join(cfg.RunDir, "failpoint")}
 	disk, remote, sandboxes := m.disk, m.store, m.sandboxes
@@ -44,21 +45,28 @@ func withFailpoints(m machine, cfg Config) machine {
 type failpoints struct {
 	file string
 
-	mu   sync.Mutex // guards what follows
-	done int
+	mu    sync.Mutex // guards what follows
+	begun int
+	done  int
 }
 
-// wrote counts a write, and ends the process where it was the one. What it was is noted beside the number.
-func (f *failpoints) wrote(what string) {
+// write counts a write that f does, and ends the process where it is the one, before or after it. What it was is noted beside the number.
+func (f *failpoints) write(what string, do func()) {
+	f.count(what, &f.begun, -1)
+	do()
+	f.count(what, &f.done, 1)
+}
+
+func (f *failpoints) count(what string, n *int, sign int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, err := os.ReadFile(f.file)
 	if err != nil {
-		f.done = 0
+		f.begun, f.done = 0, 0
 		return
 	}
-	f.done++
-	if n, err := strconv.Atoi(string(bytes.TrimSpace(b))); err == nil && f.done == n {
+	*n++
+	if end, err := strconv.Atoi(string(bytes.TrimSpace(b))); err == nil && *n*sign == end {
 		_ = os.WriteFile(f.file+".at", []byte(what), 0o600)
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
@@ -71,11 +79,11 @@ type failingStore struct {
 	name   string
 }
 
-func (s failingStore) Txn(ctx context.Context, t store.Txn) (store.Rev, error) {
-	rev, err := s.Store.Txn(ctx, t)
-	if len(t.Then) > 0 {
-		s.points.wrote(fmt.Sprint("a write of ", s.name, " to ", t.Then[0].Key))
+func (s failingStore) Txn(ctx context.Context, t store.Txn) (rev store.Rev, err error) {
+	if len(t.Then) == 0 {
+		return s.Store.Txn(ctx, t)
 	}
+	s.points.write(fmt.Sprint("a write of ", s.name, " to ", t.Then[0].Key), func() { rev, err = s.Store.Txn(ctx, t) })
 	return rev, err
 }
 
@@ -88,8 +96,7 @@ type failingKernel struct {
 func (k failingKernel) Apply(ctx context.Context, ops []kernel.Op) (errs []error) {
 	for _, part := range [][]kernel.Op{ops[:len(ops)/2], ops[len(ops)/2:]} {
 		if len(part) > 0 {
-			errs = append(errs, k.host.Apply(ctx, part)...)
-			k.points.wrote(fmt.Sprint("steps in the kernel up to ", part[len(part)-1]))
+			k.points.write(fmt.Sprint("steps in the kernel up to ", part[len(part)-1]), func() { errs = append(errs, k.host.Apply(ctx, part)...) })
 		}
 	}
 	return errs
@@ -100,35 +107,35 @@ type failingRunner struct {
 	points *failpoints
 }
 
-func (r failingRunner) did(what string, err error) error {
-	r.points.wrote(what)
+func (r failingRunner) does(what string, do func() error) (err error) {
+	r.points.write(what, func() { err = do() })
 	return err
 }
 
 func (r failingRunner) Create(ctx context.Context, id string, hostNetwork bool) error {
-	return r.did("a namespace made", r.runner.Create(ctx, id, hostNetwork))
+	return r.does("a namespace made", func() error { return r.runner.Create(ctx, id, hostNetwork) })
 }
 
 func (r failingRunner) Start(ctx context.Context, id string, spec sandbox.Spec) error {
-	return r.did("a process started", r.runner.Start(ctx, id, spec))
+	return r.does("a process started", func() error { return r.runner.Start(ctx, id, spec) })
 }
 
 func (r failingRunner) Publish(ctx context.Context, id string, want []sandbox.Forward) error {
-	return r.did("ports published", r.runner.Publish(ctx, id, want))
+	return r.does("ports published", func() error { return r.runner.Publish(ctx, id, want) })
 }
 
 func (r failingRunner) Stop(ctx context.Context, id string, sig syscall.Signal, timeout time.Duration) error {
-	return r.did("a process stopped", r.runner.Stop(ctx, id, sig, timeout))
+	return r.does("a process stopped", func() error { return r.runner.Stop(ctx, id, sig, timeout) })
 }
 
 func (r failingRunner) Remove(ctx context.Context, id string, state bool) error {
-	return r.did("a sandbox removed", r.runner.Remove(ctx, id, state))
+	return r.does("a sandbox removed", func() error { return r.runner.Remove(ctx, id, state) })
 }
 
 func (r failingRunner) SetHosts(id, content string) error {
-	return r.did("hosts written", r.runner.SetHosts(id, content))
+	return r.does("hosts written", func() error { return r.runner.SetHosts(id, content) })
 }
 
 func (r failingRunner) SetResolv(id, content string) error {
-	return r.did("resolv.conf written", r.runner.SetResolv(id, content))
+	return r.does("resolv.conf written", func() error { return r.runner.SetResolv(id, content) })
 }
