@@ -25,6 +25,7 @@ type publisher struct {
 	busy      map[record.NetworkID]bool // being removed by a call of this agent
 
 	inherited map[record.EndpointID]record.SandboxID // intents of the last life; pass's own
+	strays    strays                                 // pass's own
 }
 
 type publisherConfig struct {
@@ -38,6 +39,7 @@ type publisherConfig struct {
 	obey    func(context.Context, registry.Actor) error                     // what other hosts have cleared of this one; nil where none can
 	taken   func(context.Context, record.NetworkID) error                   // others have what an endpoint of this host had; nil where none can
 	holds   func(context.Context) error                                     // the store still has this host's cluster; nil where it cannot lose it
+	read    func(context.Context, record.NetworkID) (*record.Net, error)    // a network that is not followed; nil where all are
 }
 
 const (
@@ -52,6 +54,7 @@ func newPublisher(cfg publisherConfig) *publisher {
 		publisherConfig: cfg, passes: newPasses(), confirmed: map[record.SandboxID]bool{},
 		busy: map[record.NetworkID]bool{}, inherited: map[record.EndpointID]record.SandboxID{},
 	}
+	p.strays.history = historyOf(cfg.follower.Picture())
 	for _, s := range cfg.boxes.snapshot() {
 		for _, at := range s.Attachments {
 			if at.Intent && cfg.mine(at.Network) {
@@ -132,7 +135,7 @@ func (p *publisher) confirmOne(ctx context.Context, id record.SandboxID) error {
 // unsettled tells that a pass could not look at everything yet: the store has not told of all networks that this host uses.
 func (p *publisher) unsettled() bool {
 	unread := func(id record.NetworkID) bool { return !p.follower.Synced(record.NetPartition(id)) }
-	return p.joined() && p.follower.Doubt() == nil && (len(p.inherited) > 0 || slices.ContainsFunc(p.follower.Following(), unread))
+	return p.joined() && p.follower.Doubt() == nil && (len(p.inherited) > 0 || len(p.strays.left) > 0 || slices.ContainsFunc(p.follower.Following(), unread))
 }
 
 // pass does everything that is to be done, as far as the store lets it.
@@ -150,7 +153,7 @@ func (p *publisher) pass(ctx context.Context) error {
 	if p.obey != nil {
 		obeyed = p.obey(ctx, as)
 	}
-	return errors.Join(p.settle(ctx), obeyed, p.release(ctx, as), p.correct(ctx, as), p.finishRemovals(ctx, as))
+	return errors.Join(p.settle(ctx), obeyed, p.release(ctx, as), p.correct(ctx, as), p.sweep(ctx, as), p.finishRemovals(ctx, as))
 }
 
 func (p *publisher) wanted(id record.EndpointID) bool {

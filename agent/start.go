@@ -211,11 +211,12 @@ func (a *Agent) wire(id journal.Identity) error {
 		var obey func(context.Context, registry.Actor) error
 		var taken func(context.Context, record.NetworkID) error
 		var holds func(context.Context) error
+		var read func(context.Context, record.NetworkID) (*record.Net, error)
 		if sc == a.global {
-			obey, taken, holds = a.obey, a.isolateLost, a.member.holdsCluster
+			obey, taken, holds, read = a.obey, a.isolateLost, a.member.holdsCluster, a.netInStore
 		}
 		sc.publisher = newPublisher(publisherConfig{
-			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey, taken: taken, holds: holds,
+			log: a.log, clock: a.clock, journal: a.journal, boxes: a.boxes, scope: sc, undo: a.undoIntent, obey: obey, taken: taken, holds: holds, read: read,
 			mine: func(id record.NetworkID) bool { return a.scopeOf(id) == sc },
 		})
 	}
