@@ -14,6 +14,7 @@ import (
 	"weft/agent/api"
 	"weft/agent/sandbox"
 	"weft/kernel"
+	"weft/store"
 	"weft/store/record"
 )
 
@@ -29,8 +30,11 @@ func (a *Agent) publishPorts(ctx context.Context, id record.SandboxID) error {
 		return nil
 	}
 	var wishes []portWish
-	if n, ok := a.picture().Network(portNetwork(s)); ok {
+	at := portNetwork(s)
+	if n, ok := a.picture().Network(at); ok {
 		wishes = portWishes(s, hostAddrs(n, hostHasIPv6()))
+	} else if at != "" && !a.follower.Synced(store.Meta) { // unknown is not none: its ports stay as they are
+		return nil
 	}
 	if len(wishes) == 0 && len(s.Published) == 0 {
 		return nil
@@ -175,6 +179,11 @@ func takenBy(all map[record.SandboxID]*record.Sandbox, self record.SandboxID) fu
 
 // republish brings the ports of the sandboxes that the last agent left running in line: it may have died in the middle of a change.
 func (a *Agent) republish(ctx context.Context) {
+	select {
+	case <-a.namesKnown: // the networks that the ports belong to, too
+	case <-ctx.Done():
+		return
+	}
 	if err := a.loop.do(ctx, portsPart, ""); err != nil { // as soon as anything may be written; nobody's turn is taken until then
 		a.log.Debug("published ports are not in line yet", "error", err)
 	}
