@@ -131,7 +131,7 @@ func TestATerminal(t *testing.T) {
 	s.shows("24 80")
 	s.resize(40, 100)
 	s.answers("stty size", "40 100") // the new size takes another way than the keys
-	s.types("echo begin $((1+1)); sleep 1000\r")
+	s.types("sh -c 'echo begin $((1+1)); exec sleep 1000'\r")
 	s.shows("begin 2")
 	s.types("\x03") // the shell's child's, and not weft's
 	s.shows("^C")
