@@ -311,7 +311,7 @@ func (w *Watcher) askHost(ctx context.Context, id record.HostID, a *asked) {
 	probing.Wait()
 }
 
-// hello asks a host's agent. Whatever it answers, also a refusal, says that it is there.
+// hello asks a host's agent. Whatever it answers, also a refusal, says that it is there; an error of this side says nothing.
 func (w *Watcher) hello(ctx context.Context, h *record.Host) Answer {
 	g, err := w.Peers().Hello(ctx, h)
 	switch {
@@ -321,8 +321,8 @@ func (w *Watcher) hello(ctx context.Context, h *record.Host) Answer {
 		return Yes
 	case errors.Is(err, peer.ErrNoIdentity):
 		return Unable
-	case errors.Is(err, peer.ErrSilent), errors.Is(err, peer.ErrStranger), ctx.Err() != nil:
-		return No
+	case peer.Answered(err):
+		return Yes
 	}
-	return Yes
+	return No
 }

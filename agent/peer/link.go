@@ -181,8 +181,8 @@ func (l *link) reach(ctx context.Context) error {
 }
 
 func (l *link) close() {
-	l.fail(net.ErrClosed)
-	_ = l.cc.Close() // its calls end with an error of their own
+	l.fail(fmt.Errorf("%w: the connection was given up", ErrSilent)) // others may wait for it
+	_ = l.cc.Close()                                                 // its calls end with an error of their own
 }
 
 // met returns what the other end said of itself on this connection; nil where it has not been asked yet.

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"weft/store/record"
 )
 
@@ -72,3 +75,15 @@ var (
 	ErrOld        = errors.New("the other agent does not know this call")
 	ErrUnsettled  = errors.New("this agent is just starting, and does not know yet which hosts are in its cluster")
 )
+
+// Answered tells whether a call reached an agent that said something, be it a refusal. Any other error says nothing of whether it is there.
+func Answered(err error) bool {
+	said, ok := status.FromError(err)
+	switch {
+	case errors.Is(err, ErrSilent), errors.Is(err, ErrStranger):
+		return false
+	case err == nil, errors.Is(err, ErrOld):
+		return true
+	}
+	return ok && said.Code() != codes.Unavailable && said.Code() != codes.DeadlineExceeded && said.Code() != codes.Canceled
+}
