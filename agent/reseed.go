@@ -111,7 +111,7 @@ func (a *Agent) retellOnce(ctx context.Context, told string) string {
 	if err != nil || move == nil || !move.Reseed || move.State != record.MoveRestoring || move.Cluster != id.Cluster || move.ID == told {
 		return told
 	}
-	if move.By == id.Host || a.follower.Picture().Cluster() == nil { // the call itself does it; or this host knows nothing
+	if move.By == id.Host { // the call itself does it
 		return told
 	}
 	a.log.Info("telling the store what this host knows", "asked_by", a.hostName(move.By))

@@ -53,6 +53,14 @@ func TestABackupThatIsOlderThanAReleaseIsRestored(t *testing.T) {
 	})
 }
 
+// Whatever has happened to a cluster before its store loses all records, a reseed puts back what is: what lives keeps its addresses, and no other gets one.
+func TestSimulationOfAReseed(t *testing.T) {
+	lost := mutation{reseed: true, last: (*simWorld).loseRecords}
+	simulateAll(t, *simFirst, *simHistories/20, func(t *testing.T, seed uint64) bool {
+		return report(t, seed, slog.New(slog.DiscardHandler), lost, false)
+	})
+}
+
 // restoring says that the records are not whole now, or are again.
 func (w *simWorld) restoring(yes bool) {
 	w.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"weft/agent/api"
 	"weft/kernel/fake"
 	"weft/store"
 	"weft/store/memory"
@@ -69,6 +70,7 @@ type mutation struct {
 	machine func(*machine)
 	life    func(*Agent)
 	far     time.Duration             // how long a way to the store may take; 0: as the seed says
+	reseed  bool                      // no mutation: lost records come back from what the hosts know
 	last    func(*simWorld, *simHost) // what happens at the end of each history, for what is too rare to be waited for; nil: nothing
 }
 
@@ -226,16 +228,14 @@ func (w *simWorld) heal() {
 			l.gate.Lock()
 			l.fuse = 0
 			l.gate.Unlock()
-			if kept != nil {
+			if kept != nil && !w.reseeds() {
 				l.kill()
 			}
 		}
 	}
-	if kept != nil { // whoever runs the store puts back what it had
+	if kept != nil && !w.reseeds() { // whoever runs the store puts back what it had
 		w.store.Restore(*kept)
-		w.mu.Lock()
-		w.lost, w.kept = false, nil
-		w.mu.Unlock()
+		w.found()
 	}
 	for _, h := range w.hosts {
 		if l := h.alive(); l == nil || l.ctx.Err() != nil {
@@ -244,6 +244,41 @@ func (w *simWorld) heal() {
 			}
 			h.start()
 		}
+	}
+	if kept != nil && w.reseeds() {
+		w.reseed()
+	}
+}
+
+// reseeds tells that records which the store has lost come back from what the hosts know.
+func (w *simWorld) reseeds() bool { return w.mutation.reseed }
+
+// found is that the store has its records again.
+func (w *simWorld) found() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost, w.kept = false, nil
+}
+
+// reseed has the hosts, all of which are there, put back what they know.
+func (w *simWorld) reseed() {
+	for _, h := range w.hosts {
+		<-h.alive().up
+	}
+	_ = sleep(context.Background(), simCall) // until all have noticed
+	for try := 0; ; try++ {
+		h := w.hosts[try%len(w.hosts)] // one that died soon after its first joining knows nothing
+		out, err := h.alive().agent.ReseedStore(context.Background(), api.ReseedRequest{})
+		w.tell("%s: reseed: %+v, %v", h.name, out, err)
+		if err == nil {
+			w.found()
+			return
+		}
+		if try > 5 {
+			w.violated("the store cannot be reseeded: %v", err)
+			return
+		}
+		_ = sleep(context.Background(), simCall)
 	}
 }
 

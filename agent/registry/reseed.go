@@ -38,6 +38,10 @@ type ReseedResult struct {
 // reseedEvery is how often it is looked who has told what he knows.
 const reseedEvery = 100 * time.Millisecond
 
+// reseedQuiet is how long nobody must have told anything new before all are taken to have: this host's picture may be too old to know of hosts that
+// are there. They look every half a second whether they are asked.
+const reseedQuiet = time.Second
+
 // Reseed makes the store hold what the hosts know. know is what this host does.
 func (r *Registry) Reseed(ctx context.Context, req ReseedRequest, know Knowledge) (ReseedResult, error) {
 	c := know.Picture.Cluster()
@@ -189,18 +193,22 @@ func (w *reseeding) look(ctx context.Context) (telling, error) {
 	return t, nil
 }
 
-// await waits until all hosts have told what they know, or until nothing was told for as long as the request's patience.
+// await waits until all hosts have told what they know and no other begins to, or until nothing was told for as long as the request's patience.
 func (w *reseeding) await(ctx context.Context) (telling, error) {
 	last, since := -1, time.Now()
 	for {
 		t, err := w.look(ctx)
-		if err != nil || len(t.missing()) == 0 {
+		if err != nil {
 			return t, err
 		}
 		if n := t.progress(); n != last {
 			last, since = n, time.Now()
 		}
-		if time.Since(since) > w.req.Patience {
+		patience := w.req.Patience
+		if len(t.missing()) == 0 {
+			patience = min(patience, reseedQuiet)
+		}
+		if time.Since(since) > patience {
 			return t, nil
 		}
 		select {
@@ -239,7 +247,7 @@ func (w *reseeding) judge(t telling) error {
 // tidy takes away what was said on the way, and what belongs to no network.
 func (w *reseeding) tidy(ctx context.Context) error {
 	s := w.registry.cfg.Store
-	l, err := s.List(ctx, store.Meta)
+	l, now, err := w.registry.whole(ctx) // an older picture may have put a network back that a newer one does not have
 	if err != nil {
 		return err
 	}
@@ -253,7 +261,7 @@ func (w *reseeding) tidy(ctx context.Context) error {
 	for n := range record.Empty().Apply(store.Meta, store.Batch{Rev: l.Rev, Puts: l.Entries}).Networks() {
 		networks[record.NetPartition(n.ID)] = true
 	}
-	for _, p := range w.old {
+	for _, p := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(w.old, now)))) {
 		if !strings.HasPrefix(p, record.NetPartition("")) || networks[p] {
 			continue
 		}

@@ -19,8 +19,12 @@ type Knowledge struct {
 	Own       []*record.Endpoint // of this host's sandboxes, from its journal: a picture may be a moment older
 }
 
-// partitions are those that this host can say something about: not those that it has not read since the records were put somewhere else.
+// partitions are those that this host can say something about: not those that it has not read since the records were put somewhere else. It may be
+// none: an agent that has died soon after its first joining had saved no picture yet.
 func (k Knowledge) partitions() (out []string) {
+	if k.Picture.Cluster() == nil {
+		return nil
+	}
 	for _, p := range k.Picture.Partitions() {
 		if p != store.Alive && k.Histories[p] == k.Picture.Cluster().History {
 			out = append(out, p)
@@ -43,6 +47,11 @@ func (r *Registry) Retell(ctx context.Context, host record.HostID, move *record.
 		s: r.cfg.Store, host: host, move: move.ID, guard: store.Cond{Key: record.MovesKey(), Rev: rev}, know: know, began: map[string]time.Time{},
 	}
 	left := know.partitions()
+	if len(left) == 0 {
+		if err := r.awaitMeta(ctx, t); err != nil {
+			return err
+		}
+	}
 	for len(left) > 0 {
 		var next []string
 		for _, p := range left {
@@ -73,6 +82,27 @@ func (r *Registry) Retell(ctx context.Context, host record.HostID, move *record.
 		return say.err
 	}
 	return persist(ctx, t.s, say.t)
+}
+
+// awaitMeta waits until somebody has put partition meta back: only then is it known which networks there are.
+func (r *Registry) awaitMeta(ctx context.Context, t *retelling) error {
+	for {
+		now, _, err := get[record.Retold](ctx, t.s, record.RetoldKey(store.Meta))
+		if err != nil {
+			return err
+		}
+		if now != nil && now.Move == t.move && now.Done {
+			return nil
+		}
+		if _, rev, err := r.Move(ctx); err != nil || rev != t.guard.Rev {
+			return errors.Join(errors.New("the reseed has ended, or was begun again"), err)
+		}
+		select {
+		case <-time.After(retellEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // retelling is one host's part in a reseed.
