@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,7 @@ func report(t *testing.T, seed uint64, log *slog.Logger, m mutation, always bool
 
 // simulateAll runs histories on all processors, until a few have gone wrong.
 func simulateAll(t *testing.T, first uint64, n int, one func(*testing.T, uint64) bool) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a history is small, and leaves nothing
 	var next, bad atomic.Int64
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {

@@ -84,8 +84,8 @@ unit() {
 
 # Histories of whole clusters in virtual time, and broken agents that they must find. The race detector cannot take so many timers at once.
 sim() {
-  echo "== ${SIMULATIONS:-2000} simulated histories"
-  go test ./agent -count=1 -timeout 20m -run '^Test(The)?Simulation' -sim.histories="${SIMULATIONS:-2000}"
+  echo "== ${SIMULATIONS:-10000} simulated histories"
+  go test ./agent -count=1 -timeout 20m -run '^Test(The)?Simulation' -sim.histories="${SIMULATIONS:-10000}"
 }
 
 # Runs the packages' tests. A few of them cut networks and freeze servers under a load of their own, and a machine that stalls can break
