@@ -137,6 +137,12 @@ func TestAReseedWhileAnAgentIsAway(t *testing.T) {
 	h3.up()
 	h3.awaitJoined()
 	eventually(t, settle, func() error { return a.finds("b", b.addr("web")) })
+	eventually(t, settle, func() error { // until then its address is anybody's: that was insisted upon
+		if got := h1.weft("endpoint", "ls", "-f", "network=dark", "--format", "{{.Name}}"); got != "only" {
+			return fmt.Errorf("in dark are %q", got)
+		}
+		return nil
+	})
 	asker := h2.box("asker", "dark")
 	eventually(t, settle, func() error { return asker.finds("only", only.addr("dark")) })
 	h1.soundStore()
