@@ -72,17 +72,27 @@ func (Embedded) Args(h *Host) []string {
 	return []string{"--embedded-listen", netip.AddrPortFrom(hostAddr(1), embeddedPort).String()}
 }
 
-// Addresses of the underlay, all from blocks that are for documentation: 192.0.2.1 is outside, hosts are at .11 and up, other nodes below.
+// Addresses of the underlay, all from blocks that are for documentation: 192.0.2.1 is outside, hosts are at .11 and up, other nodes below, and from .150 on
+// where there are more of them.
 var (
 	underlayNet  = netip.MustParsePrefix("192.0.2.0/24")
 	outsideAddr  = netip.MustParseAddr("192.0.2.1")
 	firstHost    = 10
+	moreNodes    = 140
 	outsideWorld = netip.MustParseAddr("198.51.100.1")
 )
 
 func hostAddr(n int) netip.Addr {
 	a := underlayNet.Addr().As4()
 	a[3] = byte(firstHost + n)
+	return netip.AddrFrom4(a)
+}
+
+func nodeAddr(n int) netip.Addr {
+	a := outsideAddr.As4()
+	if a[3] += byte(n); int(a[3]) > firstHost {
+		a[3] = byte(moreNodes + n)
+	}
 	return netip.AddrFrom4(a)
 }
 
@@ -176,10 +186,9 @@ func (l *Lab) Hosts() []*Host {
 func (l *Lab) AddNode(name string) (*Node, error) {
 	l.mu.Lock()
 	l.nodes++
-	a := outsideAddr.As4()
-	a[3] += byte(l.nodes)
+	a := nodeAddr(l.nodes)
 	l.mu.Unlock()
-	n, err := l.makeNode(name, netip.AddrFrom4(a))
+	n, err := l.makeNode(name, a)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,9 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -223,5 +225,19 @@ func TestTracesSince(t *testing.T) {
 	}
 	if got := before.Since(now); len(got) != 0 {
 		t.Errorf("what has gone is no trace: %q", got)
+	}
+}
+
+// However many nodes and hosts there are, each has an address of its own.
+func TestNodesAndHostsShareNoAddress(t *testing.T) {
+	t.Parallel()
+	of := map[netip.Addr]string{outsideAddr: "outside"}
+	for n := 1; n <= 60; n++ {
+		for what, a := range map[string]netip.Addr{"node": nodeAddr(n), "host": hostAddr(n)} {
+			if has, taken := of[a]; taken || !underlayNet.Contains(a) {
+				t.Errorf("%s %d has %s, which is %s's", what, n, a, has)
+			}
+			of[a] = fmt.Sprintf("%s %d", what, n)
+		}
 	}
 }
