@@ -266,7 +266,7 @@ func (a *Agent) Disconnect(ctx context.Context, ref, target string, how api.Disc
 		return err
 	}
 	s, err := a.boxes.find(target)
-	if err != nil {
+	if err != nil || !a.meansHere(s, n.ID, target) {
 		return a.elsewhere(ctx, n, target, how)
 	}
 	done, err := a.boxes.lock(ctx, s.ID)

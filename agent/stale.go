@@ -243,6 +243,28 @@ func (a *Agent) clearEndpoint(ctx context.Context, as registry.Actor, n *record.
 	return nil
 }
 
+// meansHere tells whether a reference that fits a sandbox of this host means it in a network.
+func (a *Agent) meansHere(s *record.Sandbox, id record.NetworkID, ref string) bool {
+	net, _ := a.scopeOf(id).follower.Picture().Net(id)
+	return meant(s, fitOf(a.boxes.snapshot(), ref), net, id, ref)
+}
+
+// meant is meansHere, and pure: where a reference is a mere beginning of the sandbox's ID, what has that name there on another host goes before it. net is nil
+// where it is not known.
+func meant(s *record.Sandbox, how fit, net *record.Net, id record.NetworkID, ref string) bool {
+	if how == fitsExactly {
+		return true
+	}
+	if _, in := s.Attachment(id); !in {
+		return false
+	}
+	if net == nil {
+		return true
+	}
+	ep, named := net.ByName(ref)
+	return !named || ep.Sandbox == s.ID
+}
+
 // elsewhere deals with a target that this host does not have: forced, another host's endpoint is cleared where that host is gone or has no such
 // sandbox or, with live, in any case. What waits for its host to hear of it is done already.
 func (a *Agent) elsewhere(ctx context.Context, n *record.Network, target string, how api.Disconnection) error {

@@ -163,6 +163,35 @@ func TestAnEndpointIsFoundByWhatUsersKnowOfIt(t *testing.T) {
 	}
 }
 
+// A mere beginning of the ID of a sandbox here gives way to the name of one elsewhere, and means nothing where the sandbox is not in the network.
+func TestTheBeginningOfAnIDGivesWayToAName(t *testing.T) {
+	t.Parallel()
+	const in, out = record.NetworkID("n"), record.NetworkID("m")
+	net := netOf(t,
+		&record.Endpoint{ID: "e1f", Host: "b", Incarnation: 1, Sandbox: "5a1", Name: "b", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.2")}, MAC: "02:42:0a:01:00:02"},
+		&record.Endpoint{ID: "e2f", Host: "a", Incarnation: 1, Sandbox: "bb1", Name: "client", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.3")}, MAC: "02:42:0a:01:00:03"},
+	)
+	s := &record.Sandbox{ID: "bb1", Name: "client", Attachments: []record.Attachment{{Network: in}}}
+	for name, c := range map[string]struct {
+		ref  string
+		how  fit
+		net  *record.Net
+		of   record.NetworkID
+		want bool
+	}{
+		"its name":                           {"client", fitsExactly, net, in, true},
+		"its name, in another network":       {"client", fitsExactly, net, out, true},
+		"a beginning":                        {"bb", fitsPartly, net, in, true},
+		"a beginning that is another's name": {"b", fitsPartly, net, in, false},
+		"a beginning, in another network":    {"bb", fitsPartly, net, out, false},
+		"a beginning, and nothing is known":  {"b", fitsPartly, nil, in, true},
+	} {
+		if got := meant(s, c.how, c.net, c.of, c.ref); got != c.want {
+			t.Errorf("%s: %t, want %t", name, got, c.want)
+		}
+	}
+}
+
 // Two hosts of one name are told apart by their IDs, at both.
 func TestHostsOfOneName(t *testing.T) {
 	t.Parallel()

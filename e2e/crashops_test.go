@@ -44,7 +44,7 @@ var operations = map[string]operation{
 	"start":      {before: lines("run -d --name a --network web --ip 10.1.0.40 sleep 1000", "stop -t 0 a"), do: lines("start a"), undo: lines("rm -f a")},
 	"restart":    {before: lines("run -d --name a --network web --network own sleep 1000"), do: lines("restart -t 0 a"), undo: lines("rm -f a")},
 	"rm -f":      {before: lines("run -d --name a --network web --network own -p 8088:80 --network-alias v,mode=vip sleep 1000"), do: lines("rm -f a"), again: "No such"},
-	"rename":     {before: lines("run -d --name a --network web --network own sleep 1000"), do: lines("rename a b"), undo: lines("rm -f b"), again: "No such"},
+	"rename":     {before: lines("run -d --name old --network web --network own sleep 1000"), do: lines("rename old new"), undo: lines("rm -f new"), again: "No such"}, // no beginnings of an ID
 
 	"disconnect -f, the other host is away": {
 		before: onOther, lose: (*cutting).end2, do: lines("network disconnect -f --live web a"), heal: (*cutting).begin2, undo: lines("host2: rm -f a"), again: "not connected", count: 2,

@@ -142,7 +142,7 @@ func TestAHostIsRemovedWhileItIsAlive(t *testing.T) {
 			return nil
 		})
 	}
-	if r := h3.try("exec", "a", "true"); r.Code == 0 {
+	if r := h3.try("exec", "host1/a", "true"); r.Code == 0 {
 		t.Error("it still commands others' sandboxes")
 	}
 
