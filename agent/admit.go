@@ -9,12 +9,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"weft/agent/registry"
 	"weft/identity"
 	"weft/store/record"
 )
 
 // errRemoved is what a host hears whose certificate went with its removal from the cluster.
-var errRemoved = errors.New("this host was removed from the cluster (weft host rm), and its certificate is not trusted any more: remove pki/ in its state directory, and let it join again with a token (weft cluster token)")
+var errRemoved = errors.New("this host " + registry.Untrusted)
 
 // admitToStore tells whether another host's certificate, which the cluster's authority has signed, still opens the embedded store: a key that went
 // with a host does not, whatever it asks for. A host that joins is not in the cluster yet, and must come in.

@@ -19,6 +19,7 @@ import (
 	"weft/agent/event"
 	"weft/agent/journal"
 	"weft/agent/peer"
+	"weft/agent/registry"
 	"weft/identity"
 	"weft/store"
 	"weft/store/record"
@@ -124,7 +125,7 @@ func memberIn(p *record.Snapshot, n identity.Named, print string, pki bool) (rec
 	}
 	switch {
 	case p.Revoked(print):
-		return "", fmt.Errorf("%s was removed from the cluster (weft host rm), and its certificate is not trusted any more: remove pki/ in its state directory, and let it join again with a token (weft cluster token)", n)
+		return "", fmt.Errorf("%s %s", n, registry.Untrusted)
 	case !ok:
 		return "", fmt.Errorf("%s is not in the cluster (any more): it was removed, or has not joined its store yet", n)
 	case !pki && h.PublicKey != "" && h.PublicKey != print:

@@ -249,10 +249,10 @@ func (a *Agent) meansHere(s *record.Sandbox, id record.NetworkID, ref string) bo
 	return meant(s, fitOf(a.boxes.snapshot(), ref), net, id, ref)
 }
 
-// meant is meansHere, and pure: where a reference is a mere beginning of the sandbox's ID, what has that name there on another host goes before it. net is nil
-// where it is not known.
+// meant is meansHere, and pure: where a reference is a mere beginning of the sandbox's ID, what has that name there on another host goes before it. One of
+// a namespace of others (docker:…) fits no sandbox's name or ID, and is this host's. net is nil where it is not known.
 func meant(s *record.Sandbox, how fit, net *record.Net, id record.NetworkID, ref string) bool {
-	if how == fitsExactly {
+	if how != fitsPartly {
 		return true
 	}
 	if _, in := s.Attachment(id); !in {

@@ -181,6 +181,7 @@ func TestTheBeginningOfAnIDGivesWayToAName(t *testing.T) {
 	}{
 		"its name":                           {"client", fitsExactly, net, in, true},
 		"its name, in another network":       {"client", fitsExactly, net, out, true},
+		"a container of Docker's":            {"docker:c", fitsNot, net, out, true},
 		"a beginning":                        {"bb", fitsPartly, net, in, true},
 		"a beginning that is another's name": {"b", fitsPartly, net, in, false},
 		"a beginning, in another network":    {"bb", fitsPartly, net, out, false},

@@ -60,10 +60,14 @@ func (r *Registry) RegisterHost(ctx context.Context, h record.Host) (rev store.R
 		warnings = append(warnings, apart)
 	}
 	if revoked {
-		warnings = append(warnings, "this host was removed from the cluster (weft host rm), and the others do not trust its certificate any more: remove pki/ in its state directory, and let it join again with a token (weft cluster token)")
+		warnings = append(warnings, "this host "+Untrusted)
 	}
 	return rev, warnings, err
 }
+
+// Untrusted is what is said, after its name, of a host whose key went with its removal from the cluster.
+const Untrusted = "was removed from the cluster (weft host rm), and its certificate is not trusted any more: " +
+	"remove pki/ in its state directory, and let it join again with a token (weft cluster token)"
 
 // trusted is a host's record without a key that went with its removal.
 func trusted(view *record.Snapshot, h record.Host) record.Host {
